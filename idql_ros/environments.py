@@ -1,0 +1,230 @@
+"""The simulated robots: Gymnasium environments in physical quantities, and one to drive by messages.
+
+A factory returns an environment whose observations and actions are the numbers of a spec, in its
+units. Gymnasium and the simulators are imported when a factory is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+import fractions
+import importlib
+import math
+from typing import Any
+
+import numpy as np
+
+from idql_ros import message as messages
+from idql_ros.guard import Guard
+from idql_ros.spec import Spec
+
+
+class SimulationError(ValueError):
+    """An environment or action that cannot be used; says what was expected and found."""
+
+
+def pointmaze_medium(**kwargs: Any) -> Any:
+    """Return OGBench's pointmaze-medium, task 1, for `config/robots/pointmaze_medium.yaml`.
+
+    Observations: position x, y (m). Actions: velocity x, y (m/s): a step of 0.1 s moves the point by
+    0.2 m x the environment's own action. Reward -1 a step, 0 with the end at the goal, checked after
+    the step.
+
+    Args:
+        **kwargs: passed to the environment, such as render_mode.
+
+    Raises:
+        SimulationError: ogbench is not installed.
+    """
+    try:
+        import gymnasium
+        import ogbench  # noqa: F401 (registers its environments)
+    except ImportError as error:
+        raise SimulationError(
+            f'pointmaze_medium needs ogbench ({error}): pip install ogbench') from error
+
+    class SeededReset(gymnasium.Wrapper):
+        """Makes `reset(seed=...)` fix the start, which OGBench draws from numpy's global state."""
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            if seed is not None:
+                np.random.seed(seed)
+                self.env.unwrapped.action_space.seed(seed)
+            return self.env.reset(seed=seed, options=options)
+
+    env = gymnasium.make('pointmaze-medium-singletask-task1-v0',
+                         **{'success_timing': 'post', 'render_mode': None, **kwargs})
+    velocity = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32)
+    return SeededReset(gymnasium.wrappers.TransformAction(env, lambda v: 0.5 * v, velocity))
+
+
+# The environment of each robot in config/robots, for who names only the robot.
+ROBOTS = {'pointmaze_medium': 'idql_ros.environments:pointmaze_medium'}
+
+
+def make(name: str, **kwargs: Any) -> Any:
+    """Return the environment of a `module:factory` or a Gymnasium id.
+
+    Raises:
+        SimulationError: there is none of this name, or it cannot be made.
+    """
+    module_name, colon, factory_name = name.partition(':')
+    try:
+        # A Gymnasium id may hold a colon too (module:id); it has a version at its end.
+        if colon and factory_name.isidentifier():
+            return getattr(importlib.import_module(module_name), factory_name)(**kwargs)
+        import gymnasium
+        return gymnasium.make(name, **kwargs)
+    except SimulationError:
+        raise
+    except Exception as error:  # whatever a foreign factory raises
+        raise SimulationError(
+            f'environment {name}: expected module:factory or a Gymnasium id, found '
+            f'{type(error).__name__}: {error}') from error
+
+
+def _step_seconds(env: Any) -> float:
+    """Return the simulated time of one env.step in seconds.
+
+    Raises:
+        SimulationError: the environment does not state it.
+    """
+    step = getattr(env.unwrapped, 'dt', None)
+    if step is None and env.metadata.get('render_fps'):
+        step = 1.0 / env.metadata['render_fps']
+    if step is None or not 0.0 < step < math.inf:
+        raise SimulationError(
+            f'environment {env}: expected the duration of a step as attribute dt or metadata '
+            'render_fps, found neither')
+    return float(step)
+
+
+class SimulatedRobot:
+    """An environment that is observed and driven through the messages of a spec.
+
+    Evaluation and sim_node share it: what one passes in memory the other passes over DDS. Its stamps
+    are a function of (episode, step), its starts of (seed, episode).
+
+    Attributes:
+        steps_per_tick: env.steps for which one command is held.
+        step_seconds: simulated time of an env.step.
+        episode, step: where the simulation is.
+        total_reward, success, length: of the running episode; length in env.steps.
+        over: whether the episode is over.
+    """
+
+    def __init__(self, env: Any, spec: Spec, seed: int,
+                 new: Callable[[str], Any] = messages.blank) -> None:
+        """Check that environment and spec agree.
+
+        Args:
+            env: a Gymnasium environment with flat observations and actions.
+            spec: read the other way round: observations are written, actions are read.
+            seed: of the first episode; episode k starts with seed + k.
+            new: returns a message with its defaults for a type.
+
+        Raises:
+            SimulationError: sizes, rates or limits disagree.
+            MessageError: an operation of the spec has no exact inverse.
+        """
+        self.env, self.spec, self._seed, self._new = env, spec, seed, new
+        for what, space, size in (
+                ('observation', env.observation_space, spec.observation_size),
+                ('action', env.action_space, spec.action_size)):
+            if getattr(space, 'shape', None) != (size,) or np.dtype(space.dtype).kind != 'f':
+                raise SimulationError(
+                    f'spec {spec.name}: expected an environment with {size} {what} numbers, as the '
+                    f'spec states, found the space {space}')
+        step = fractions.Fraction(_step_seconds(env)).limit_denominator(10**6)
+        steps = 1 / (fractions.Fraction(str(spec.rate)) * step)
+        if steps.denominator != 1:
+            raise SimulationError(
+                f'spec {spec.name}: rate: expected a whole number of steps of {float(step)} s in a '
+                f'tick, found {float(steps):.4g} at {spec.rate} Hz')
+        self.steps_per_tick = steps.numerator
+        self.step_seconds = float(step)
+        self._step_ns = step * messages.NS
+        self._guard = Guard(spec)
+        self._check_messages()
+        # A limit by TimeLimit, or so many steps that stamps of two episodes do not meet.
+        limit = getattr(env.spec, 'max_episode_steps', None) or 10**6
+        self._ticks_per_episode = limit // self.steps_per_tick + 2
+        self.episode, self.step = -1, 0
+        self.over = True
+        self.total_reward, self.success, self.length = 0.0, False, 0
+
+    def _check_messages(self) -> None:
+        position = 0
+        low, high = self.env.observation_space.low, self.env.observation_space.high
+        for signal in self.spec.observations:
+            part = slice(position, position + signal.size)
+            position += signal.size
+            messages.check_inverse(
+                signal, lambda s=signal: self._new(s.type), low[part], high[part])
+        lower = np.array([d.lower for d in self.spec.dimensions])
+        upper = np.array([d.upper for d in self.spec.dimensions])
+        space = self.env.action_space
+        if np.any(lower < space.low - 1e-6) or np.any(upper > space.high + 1e-6):
+            raise SimulationError(
+                f'spec {self.spec.name}: expected action limits within those of the environment, '
+                f'{space.low.tolist()} to {space.high.tolist()}, found {lower.tolist()} to '
+                f'{upper.tolist()}')
+        for command, low, high in zip(
+                self.spec.actions, self.spec.split_action(lower), self.spec.split_action(upper),
+                strict=True):
+            messages.check_inverse(command, lambda c=command: self._new(c.type), low, high)
+
+    @property
+    def time_ns(self) -> int:
+        """Return the simulated time: tick-aligned at a reset, and never that of another episode."""
+        start = self.spec.start_of((self.episode + 1) * self._ticks_per_episode)
+        return start + round(self.step * self._step_ns)
+
+    @property
+    def at_tick(self) -> bool:
+        """Return whether the next env.step begins with a new command."""
+        return self.step % self.steps_per_tick == 0
+
+    def reset(self, episode: int) -> None:
+        """Start an episode (0, 1, ...)."""
+        self.episode, self.step = episode, 0
+        self.over, self.total_reward, self.success, self.length = False, 0.0, False, 0
+        self._observation, _ = self.env.reset(seed=self._seed + episode)
+        self._guard.reset()
+        self._guard.measure(np.asarray(self._observation, np.float32))
+
+    def observe(self) -> dict[str, Any]:
+        """Return topic -> message for the present observation."""
+        return messages.write_topics(
+            self.spec.observations, np.asarray(self._observation, np.float32), self.time_ns,
+            self._new)
+
+    def read_action(self, commands: Mapping[str, Any]) -> np.ndarray:
+        """Return the action (A,) float32 in a message for each action topic."""
+        return np.concatenate([
+            messages.read(command, commands[command.topic]) for command in self.spec.actions])
+
+    def advance(self, action: np.ndarray) -> None:
+        """Make one env.step with an action (A,) in the spec's units; held within its limits.
+
+        Raises:
+            SimulationError: the action is not finite.
+        """
+        held, _ = self._guard.act(action)
+        if held is None:
+            raise SimulationError(f'expected a finite action, found {action.tolist()}')
+        self._observation, reward, terminated, truncated, info = self.env.step(held)
+        self._guard.measure(np.asarray(self._observation, np.float32))
+        self.step += 1
+        self.length += 1
+        self.total_reward += float(reward)
+        self.success = self.success or bool(info.get('success', False))
+        self.over = bool(terminated or truncated)
+
+    def stop_action(self) -> np.ndarray | None:
+        """Return what the robot does by itself when commands stay away: the spec's stop (A,).
+
+        None where the spec's stop is not known yet (it holds what was never measured or sent).
+        """
+        parts = self._guard.stop()
+        return None if any(part is None for part in parts) else np.concatenate(parts)

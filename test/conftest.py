@@ -1,0 +1,31 @@
+"""The environment of a test run: no ROS traffic with anything outside it."""
+
+import fcntl
+import os
+from pathlib import Path
+import tempfile
+
+# Set before any test module imports rclpy. Tests and what they start talk on a domain of their
+# own, on this machine only: never on that of the shell, where a robot may listen. Each process (a
+# run, or a worker of one) holds the lock of its domain as long as it lives.
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+
+
+def _claim_domain() -> int:
+    domains = [d for d in range(1, 102) if str(d) != os.environ.get('ROS_DOMAIN_ID')]
+    for domain in domains:  # 1 to 101: their ports are free on every system
+        path = Path(tempfile.gettempdir(), f'idql_ros_test_domain_{domain}.lock')
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except PermissionError:  # of another user
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        return domain
+    raise RuntimeError('all ROS domains of this machine are taken by other test runs')
+
+
+os.environ['ROS_DOMAIN_ID'] = str(_claim_domain())

@@ -1,0 +1,32 @@
+"""Episode -> rewards and terminals: one plain function for each task.
+
+`within` holds, for each decision, every observation that was made after the decision's tick up to and
+including the next one: what happens between two ticks counts too.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def sparse_goal(
+    within: Sequence[np.ndarray], goal: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return -1 for each decision, and 0 with a terminal where the goal is reached within it.
+
+    The goal is a value of the first len(goal) observations, in their unit, and is reached at the
+    distance `tolerance` (OGBench's singletask maze reward, `ogbench/relabel_utils.py`).
+
+    Args:
+        within: n arrays (m_k, O).
+        goal: (G,), G <= O.
+        tolerance: Euclidean distance.
+
+    Returns:
+        rewards (n,) float32 and terminals (n,) bool.
+    """
+    reached = np.array([
+        bool(np.any(np.linalg.norm(seen[:, :len(goal)] - goal, axis=1) <= tolerance))
+        for seen in within
+    ], dtype=bool)
+    return reached.astype(np.float32) - 1.0, reached
