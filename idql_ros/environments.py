@@ -1,4 +1,4 @@
-"""The simulated robots: Gymnasium environments in physical quantities, and one to drive by messages.
+"""The simulated robots: Gymnasium environments in physical quantities, driven by messages.
 
 A factory returns an environment whose observations and actions are the numbers of a spec, in its
 units. Gymnasium and the simulators are imported when a factory is called.
@@ -12,11 +12,10 @@ import importlib
 import math
 from typing import Any
 
-import numpy as np
-
 from idql_ros import message as messages
 from idql_ros.guard import Guard
 from idql_ros.spec import Spec
+import numpy as np
 
 
 class SimulationError(ValueError):
@@ -26,9 +25,9 @@ class SimulationError(ValueError):
 def pointmaze_medium(**kwargs: Any) -> Any:
     """Return OGBench's pointmaze-medium, task 1, for `config/robots/pointmaze_medium.yaml`.
 
-    Observations: position x, y (m). Actions: velocity x, y (m/s): a step of 0.1 s moves the point by
-    0.2 m x the environment's own action. Reward -1 a step, 0 with the end at the goal, checked after
-    the step.
+    Observations: position x, y (m). Actions: velocity x, y (m/s): a step of 0.1 s moves the point
+    by 0.2 m x the environment's own action. Reward -1 a step, 0 with the end at the goal, checked
+    after the step.
 
     Args:
         **kwargs: passed to the environment, such as render_mode.
@@ -102,8 +101,8 @@ def _step_seconds(env: Any) -> float:
 class SimulatedRobot:
     """An environment that is observed and driven through the messages of a spec.
 
-    Evaluation and sim_node share it: what one passes in memory the other passes over DDS. Its stamps
-    are a function of (episode, step), its starts of (seed, episode).
+    Evaluation and sim_node share it: what one passes in memory the other passes over DDS. Its
+    stamps are a function of (episode, step), its starts of (seed, episode).
 
     Attributes:
         steps_per_tick: env.steps for which one command is held.
@@ -133,14 +132,14 @@ class SimulatedRobot:
                 ('action', env.action_space, spec.action_size)):
             if getattr(space, 'shape', None) != (size,) or np.dtype(space.dtype).kind != 'f':
                 raise SimulationError(
-                    f'spec {spec.name}: expected an environment with {size} {what} numbers, as the '
-                    f'spec states, found the space {space}')
+                    f'spec {spec.name}: expected an environment with {size} {what} numbers, as '
+                    f'the spec states, found the space {space}')
         step = fractions.Fraction(_step_seconds(env)).limit_denominator(10**6)
         steps = 1 / (fractions.Fraction(str(spec.rate)) * step)
         if steps.denominator != 1:
             raise SimulationError(
-                f'spec {spec.name}: rate: expected a whole number of steps of {float(step)} s in a '
-                f'tick, found {float(steps):.4g} at {spec.rate} Hz')
+                f'spec {spec.name}: rate: expected a whole number of steps of {float(step)} s in '
+                f'a tick, found {float(steps):.4g} at {spec.rate} Hz')
         self.steps_per_tick = steps.numerator
         self.step_seconds = float(step)
         self._step_ns = step * messages.NS
@@ -176,9 +175,11 @@ class SimulatedRobot:
 
     @property
     def time_ns(self) -> int:
-        """Return the simulated time: tick-aligned at a reset, and never that of another episode."""
-        start = self.spec.start_of((self.episode + 1) * self._ticks_per_episode)
-        return start + round(self.step * self._step_ns)
+        """Return the simulated time: tick-aligned at a reset, never that of another episode."""
+        ticks, steps = divmod(self.step, self.steps_per_tick)
+        # Each tick begins its period exactly: 1/30 s has no whole number of nanoseconds.
+        start = self.spec.start_of((self.episode + 1) * self._ticks_per_episode + ticks)
+        return start + round(steps * self._step_ns)
 
     @property
     def at_tick(self) -> bool:
@@ -191,6 +192,7 @@ class SimulatedRobot:
         self.over, self.total_reward, self.success, self.length = False, 0.0, False, 0
         self._observation, _ = self.env.reset(seed=self._seed + episode)
         self._guard.reset()
+        self._stopped: np.ndarray | None = None
         self._guard.measure(np.asarray(self._observation, np.float32))
 
     def observe(self) -> dict[str, Any]:
@@ -210,7 +212,11 @@ class SimulatedRobot:
         Raises:
             SimulationError: the action is not finite.
         """
-        held, _ = self._guard.act(action)
+        # While the robot stops, the guard goes on to hold what it held when the stop began.
+        held = self._stopped
+        if held is None or not np.array_equal(action, held):
+            held, _ = self._guard.act(action)
+            self._stopped = None
         if held is None:
             raise SimulationError(f'expected a finite action, found {action.tolist()}')
         self._observation, reward, terminated, truncated, info = self.env.step(held)
@@ -227,4 +233,5 @@ class SimulatedRobot:
         None where the spec's stop is not known yet (it holds what was never measured or sent).
         """
         parts = self._guard.stop()
-        return None if any(part is None for part in parts) else np.concatenate(parts)
+        self._stopped = None if any(part is None for part in parts) else np.concatenate(parts)
+        return self._stopped

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from idql_ros.spec import Spec
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +59,11 @@ class Guard:
         """
         if not np.all(np.isfinite(action)):
             return None, []
-        sent = np.clip(action.astype(np.float32), self._lower, self._upper)
+        with np.errstate(over='ignore'):
+            asked = action.astype(np.float32)
+        sent = np.clip(asked, self._lower, self._upper)
         limited = [Limited(int(i), float(action[i]), float(sent[i]))
-                   for i in np.flatnonzero(sent != action)]
+                   for i in np.flatnonzero(sent != asked)]
         self._sent, self._held = sent, None
         return sent, limited
 
@@ -70,10 +71,11 @@ class Guard:
         """Return the spec's stop: for each command its numbers, or None where none is known.
 
         'hold_measured' holds what the last valid observation measured, else what was last sent;
-        'hold_last_sent' what was last sent. Both hold the values of the moment the stop began. With
-        neither there is no number that is known not to move the robot, and the command is not sent.
+        'hold_last_sent' what was last sent. Both hold the values of the moment the stop began.
+        With neither there is no number that is known not to move the robot, and the command is
+        not sent until there is one.
         """
-        if self._held is None:
+        if self._held is None or any(part is None for part in self._held):
             action = np.full(self._spec.action_size, np.nan, np.float32)
             for i, dimension in enumerate(self._spec.dimensions):
                 if dimension.stop == 'zero':
@@ -85,6 +87,9 @@ class Guard:
                 elif self._sent is not None:
                     action[i] = self._sent[i]
             action = np.clip(action, self._lower, self._upper)
-            self._held = [part if np.all(np.isfinite(part)) else None
-                          for part in self._spec.split_action(action)]
+            parts = [part if np.all(np.isfinite(part)) else None
+                     for part in self._spec.split_action(action)]
+            self._held = parts if self._held is None else [
+                part if held is None else held
+                for held, part in zip(self._held, parts, strict=True)]
         return self._held

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import functools
 import importlib
+import math
 from typing import Any
 
-import numpy as np
-
 from idql_ros.spec import Command, FieldPath, Stream
+import numpy as np
 
 NS = 10**9
 
-# The standard message types that can be made without ROS, as in their .msg files (common_interfaces,
-# rcl_interfaces); a test compares each with the definition of the installed ROS.
+# The standard message types that can be made without ROS, as in their .msg files
+# (common_interfaces, rcl_interfaces); a test compares each with the definition of the installed
+# ROS.
 DEFINITIONS = {
     'builtin_interfaces/msg/Time': 'int32 sec, uint32 nanosec',
     'builtin_interfaces/msg/Duration': 'int32 sec, uint32 nanosec',
@@ -147,7 +148,7 @@ def time_message_ns(time: Any) -> int:
 
 
 def stamp_ns(message: Any, received_ns: int) -> int:
-    """Return the time of a message in nanoseconds: its header's stamp, else when it was received."""
+    """Return the time of a message in ns: its header's stamp, else when it was received."""
     header = getattr(message, 'header', None)
     return received_ns if header is None else time_message_ns(header.stamp)
 
@@ -164,6 +165,8 @@ def read(stream: Stream, message: Any) -> np.ndarray:
     for path in stream.fields:
         owner, name = _owner(stream, path, message)
         value = getattr(owner, name)
+        if isinstance(value, str):  # also one that float() would take
+            raise MessageError(_text(stream, path, 'is no number but str'))
         try:
             if path.start is not None:
                 part = value[path.start:path.stop]
@@ -175,7 +178,9 @@ def read(stream: Stream, message: Any) -> np.ndarray:
             else:
                 numbers.append(float(value))
         except TypeError:
-            raise MessageError(_text(stream, path, f'is no number but {_kind(value)}')) from None
+            expected = 'number' if path.start is None and path.joint is None else 'list of numbers'
+            raise MessageError(_text(
+                stream, path, f'is no {expected} but {_kind(value)}')) from None
     try:
         values = np.array(numbers, np.float64)
     except (TypeError, ValueError):
@@ -219,9 +224,14 @@ def write(stream: Stream, values: np.ndarray, message: Any, stamp_ns: int) -> An
                 if path.joint not in names:
                     setattr(owner, _names_field(owner), [*names, path.joint])
                     names = [*names, path.joint]
-                elements[names.index(path.joint):names.index(path.joint) + 1] = part
+                index = names.index(path.joint)
+                # Joints named by another field, whose own numbers of this one come later or never.
+                elements += [math.nan] * (index - len(elements))
+                elements[index:index + 1] = part
                 setattr(owner, name, elements)
             else:
+                if isinstance(getattr(owner, name), int):  # ROS itself may not look
+                    raise TypeError('it holds whole numbers')
                 setattr(owner, name, part[0])
         except (AssertionError, TypeError) as error:
             raise MessageError(_text(stream, path, f'does not take {part}: {error}')) from None
@@ -288,7 +298,8 @@ def _fields(owner: Any) -> str:
 def check_fields(stream: Stream, message: Any) -> None:
     """Check the spec's fields against a message with its defaults.
 
-    Elements and joints of a list are known only when a message arrives; everything else is checked.
+    Elements and joints of a list are known only when a message arrives; everything else is
+    checked.
 
     Raises:
         MessageError: a field is not there or is not of numbers.
@@ -304,6 +315,9 @@ def check_fields(stream: Stream, message: Any) -> None:
         if not listed and not isinstance(value, (int, float)):
             raise MessageError(_text(
                 stream, path, f'is no number but has the fields {_fields(value)}'))
+        if isinstance(stream, Command) and np.asarray(value).dtype.kind in 'biu':
+            raise MessageError(_text(
+                stream, path, 'holds whole numbers or booleans, a command is of real numbers'))
         if path.joint is not None:
             _names(stream, path, owner)
 

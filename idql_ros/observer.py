@@ -1,7 +1,7 @@
 """Asynchronous messages -> the observation at a tick, or the reasons why there is none.
 
-The node and the bag conversion feed the same class, so that both see the same observations. A missing
-number is a reason, never a zero.
+The node and the bag conversion feed the same class, so that both see the same observations. A
+missing number is a reason, never a zero.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from idql_ros import message as messages
 from idql_ros.spec import Signal, Spec
+import numpy as np
 
 
 @dataclasses.dataclass
@@ -46,28 +45,31 @@ class Observer:
     def add(self, topic: str, message: Any, received_ns: int) -> None:
         """Take a message that was received (or logged) at `received_ns`.
 
-        The newest sample is the last one received. A stamp that lies before the kept one by less than
-        the maximum age is a message overtaken on its way, and is dropped; one that lies further back
-        means that the clock was set back, and is kept.
+        The newest sample is the last one received. A stamp that lies before the kept one by less
+        than the maximum age is a message overtaken on its way, and is dropped; one that lies
+        further back means that the clock was set back, and is kept. What has no header is never
+        overtaken.
         """
+        stamp_ns = messages.stamp_ns(message, received_ns)
+        has_header = getattr(message, 'header', None) is not None
         for signal in self._signals.get(topic, ()):
-            stamp_ns = messages.stamp_ns(message, received_ns)
             kept = self._samples[signal.name]
-            if kept is not None and 0 < kept.stamp_ns - stamp_ns <= signal.max_age * messages.NS:
+            if kept is not None and has_header and (
+                    0 < kept.stamp_ns - stamp_ns <= signal.max_age * messages.NS):
                 continue
             try:
                 values, error = messages.read(signal, message), ''
             except messages.MessageError as reason:
                 values, error = None, str(reason)
-            self._samples[signal.name] = _Sample(
-                values, error, stamp_ns, getattr(message, 'header', None) is not None)
+            self._samples[signal.name] = _Sample(values, error, stamp_ns, has_header)
 
     def take_tick(self, now_ns: int) -> int | None:
-        """Return the time of the tick that the last message completed, or None; for tick 'arrival'.
+        """Return the time of the tick that the last message completed, or None.
 
         A tick is complete when every signal has a sample in one period of the spec's rate in which
-        none was taken yet. Its time is the newest header stamp among them (`now_ns` where no message
-        has a header); what has no header belongs to the tick when it came after the last one.
+        none was taken yet. Its time is the newest header stamp among them (`now_ns` where no
+        message has a header); what has no header belongs to the tick when it came after the last
+        one.
         """
         samples = list(self._samples.values())
         if any(sample is None for sample in samples):
@@ -82,8 +84,8 @@ class Observer:
         for sample in samples:
             sample.new = False
             if not sample.has_header:
-                # It came with this tick. Its own time is that of the node's clock, which in simulation
-                # may still lag behind the stamps.
+                # It came with this tick. Its own time is that of the node's clock, which in
+                # simulation may still lag behind the stamps.
                 sample.stamp_ns = tick_ns
         return tick_ns
 
@@ -99,7 +101,7 @@ class Observer:
         return (None, reasons) if reasons else (np.concatenate(values), [])
 
     def newest_ns(self) -> int | None:
-        """Return the stamp of the signal whose newest sample is oldest, None where one has none."""
+        """Return the oldest stamp of the newest samples, None where a signal has none."""
         samples = list(self._samples.values())
         if any(sample is None for sample in samples):
             return None
@@ -114,8 +116,8 @@ class Observer:
         if age > signal.max_age:
             return f'{name}: stale, {age:.3f} s old, at most {signal.max_age} s allowed'
         if age < -signal.max_age:
-            return (f'{name}: stamped {-age:.3f} s in the future, at most {signal.max_age} s allowed; '
-                    'do both sides use the same clock?')
+            return (f'{name}: stamped {-age:.3f} s in the future, at most {signal.max_age} s '
+                    'allowed; do both sides use the same clock?')
         if sample.values is None:
             return f'{name}: {sample.error}'
         if not np.all(np.isfinite(sample.values)):

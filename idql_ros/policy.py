@@ -1,8 +1,8 @@
 """Policy file -> candidates, Q, V -> the chosen action and its value signals.
 
-The file is ONNX with everything else as JSON in its metadata (key `idql_ros`): the spec, the sizes and
-the training's provenance. Noise is an input of the graph and a pure function of (seed, tick), so a
-seed fixes every action, in evaluation and on the robot alike.
+The file is ONNX with everything else as JSON in its metadata (key `idql_ros`): the spec, the sizes
+and the training's provenance. Noise is an input of the graph and a pure function of (seed, tick),
+so a seed fixes every action, in evaluation and on the robot alike.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import json
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from idql_ros import spec as specs
+import numpy as np
 
 FORMAT_VERSION = 1
 METADATA_KEY = 'idql_ros'
@@ -49,8 +48,8 @@ def default_path() -> pathlib.Path:
         return pathlib.Path(get_package_share_directory('idql_ros')) / name
     except (ImportError, LookupError) as error:
         raise PolicyError(
-            f'{source}: the default policy is neither here nor in an installed idql_ros ({error}); '
-            'name a policy file') from error
+            f'{source}: the default policy is neither here nor in an installed idql_ros '
+            f'({error}); name a policy file') from error
 
 
 def draw_noise(
@@ -114,8 +113,8 @@ class Policy:
         version = metadata.get('format_version') if isinstance(metadata, dict) else None
         if version != FORMAT_VERSION:
             raise PolicyError(
-                f'{self.path}: format_version: expected {FORMAT_VERSION}, which this release reads, '
-                f'found {version}; export the policy again')
+                f'{self.path}: format_version: expected {FORMAT_VERSION}, which this release '
+                f'reads, found {version}; export the policy again')
         return metadata
 
     def _read_spec(self, metadata: dict[str, Any]) -> specs.Spec:
@@ -139,8 +138,8 @@ class Policy:
         for key, expected in (('observation_size', self.spec.observation_size),
                               ('action_size', self.spec.action_size)):
             if whole[key] != expected:
-                raise PolicyError(f'{self.path}: model.{key}: expected {expected} as the spec inside '
-                                  f'gives, found {whole[key]}')
+                raise PolicyError(f'{self.path}: model.{key}: expected {expected} as the spec '
+                                  f'inside gives, found {whole[key]}')
         steps, o, a = whole['diffusion_steps'], whole['observation_size'], whole['action_size']
         expected_shapes = {
             'observations': (None, o), 'noise': (None, steps, None, a),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import concurrent.futures
 import dataclasses
 import signal
+import socket
 import sys
 import threading
 from typing import Any
@@ -26,6 +27,7 @@ import rclpy
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -85,14 +87,15 @@ class PolicyNode(LifecycleNode):
 
         declare('model', '', 'Policy file (.onnx); empty: the policy installed with the package. '
                 'Read when the node is configured.')
-        declare('enable_commands', False, 'Whether commands are sent. False: nothing is sent on the '
-                'action topics, the would-be command goes to ~/command_preview.')
+        declare('enable_commands', False, 'Whether commands are sent. False: nothing is sent on '
+                'the action topics, the would-be command goes to ~/command_preview.')
         declare('autostart', False, 'Whether the node configures and activates itself on start.')
         declare('seed', 0, 'Seed of the diffusion noise. Read when the node is configured.',
                 0, 2**63 - 1)
-        declare('candidates', 0, 'Actions drawn for each decision (N); 0: as many as the policy file '
-                'says. Read when the node is configured.', 0, MAX_CANDIDATES)
-        declare('threads', 1, 'Threads for one inference. Read when the node is configured.', 1, 64)
+        declare('candidates', 0, 'Actions drawn for each decision (N); 0: as many as the policy '
+                'file says. Read when the node is configured.', 0, MAX_CANDIDATES)
+        declare('threads', 1, 'Threads for one inference. Read when the node is configured.',
+                1, 64)
 
     def _check_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         for parameter in parameters:
@@ -119,6 +122,16 @@ class PolicyNode(LifecycleNode):
             self.get_logger().warning(
                 'dry run: no command is sent, see ~/command_preview; to send them: ros2 param set '
                 f'{self.get_fully_qualified_name()} enable_commands true')
+
+    def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:  # noqa: N802
+        # The service as rclpy has it lets an operator's mistake (a transition that the present
+        # state does not have) end the node with an exception.
+        try:
+            return super()._LifecycleNodeMixin__on_change_state(request, response)
+        except rclpy_implementation.RCLError as error:
+            self.get_logger().error(f'transition {request.transition.id} refused: {error}')
+            response.success = False
+            return response
 
     # Lifecycle. rclpy swallows exceptions of these callbacks on released distributions: each is
     # caught, logged, and answered with FAILURE.
@@ -150,8 +163,8 @@ class PolicyNode(LifecycleNode):
             self, own: Callable[[], None], state: LifecycleState,
             entities: Callable[[LifecycleState], TransitionCallbackReturn],
             first: bool = False) -> TransitionCallbackReturn:
-        # Publishers speak only between their activation and deactivation (`entities`), so what sends
-        # the stop goes first.
+        # Publishers speak only between their activation and deactivation (`entities`), so what
+        # sends the stop goes first.
         try:
             if first:
                 own()
@@ -198,7 +211,7 @@ class PolicyNode(LifecycleNode):
         self._stop_reasons: list[str] = []
         self._limited: list[str] = []
         self._counts = dict.fromkeys(('decided', 'sent', 'stops', 'missed', 'dropped'), 0)
-        self._answered_ns: int | None = None
+        self._taken_ns: int | None = None
         self._grace_until_ns = self._now_ns() + self._shortest_age_ns(spec)
         self._sampled_since_jump = True
         self._running = True
@@ -210,7 +223,8 @@ class PolicyNode(LifecycleNode):
         self._timers_of_spec = [
             self.create_timer(1.0 / spec.rate, self._on_timer),
             self.create_timer(_WATCH_PERIOD_S, self._take_arrival, clock=self._steady),
-            self.create_timer(_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._steady)]
+            self.create_timer(
+                _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._steady)]
         # A leap of simulated time makes samples look old that were new a moment ago.
         self._jump_handle = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=Duration(nanoseconds=self._shortest_age_ns(spec)),
@@ -268,8 +282,8 @@ class PolicyNode(LifecycleNode):
             self._begin(tick_ns)
 
     def _nobody_listens(self) -> bool:
-        # A tick stays due until its command can reach somebody: a receiver that was just started is
-        # matched a moment later, and its first command is not lost. Watched by a steady timer.
+        # A tick stays due until its command can reach somebody: a receiver that was just started
+        # is matched a moment later, and its first command is not lost. Watched by a steady timer.
         unheard = [command.topic for command, publisher in zip(
             self._policy.spec.actions, self._command_publishers, strict=True)
             if self._enabled and publisher.get_subscription_count() == 0]
@@ -287,8 +301,9 @@ class PolicyNode(LifecycleNode):
             self._begin(now_ns)
             return
         period_ns = int(messages.NS / spec.rate)
-        answered = self._answered_ns is not None and 0 <= now_ns - self._answered_ns < period_ns
-        if self._job is not None or answered or (
+        # A tick of this period was answered, if only by the stop.
+        taken = self._taken_ns is not None and 0 <= now_ns - self._taken_ns < period_ns
+        if self._job is not None or taken or (
                 now_ns < self._grace_until_ns <= now_ns + self._shortest_age_ns(spec)):
             return
         observation, reasons = self._observer.observe(now_ns)
@@ -302,7 +317,12 @@ class PolicyNode(LifecycleNode):
                 'missed a tick: the inference of an earlier one is still running',
                 throttle_duration_sec=_LOG_PERIOD_S)
             return
-        observation, reasons = self._observer.observe(tick_ns)
+        # Ages count on the node's clock. In simulation /clock may come after the stamps it belongs
+        # to.
+        self._taken_ns = now_ns = self._now_ns()
+        simulated = self.get_clock().ros_time_is_active
+        observation, reasons = self._observer.observe(
+            max(now_ns, tick_ns) if simulated else now_ns)
         if observation is None:
             self._send_stop(tick_ns, reasons)
             return
@@ -310,7 +330,8 @@ class PolicyNode(LifecycleNode):
         future = self._worker.submit(
             self._policy.decide, observation, tick_ns, self._seed, self._candidates)
         self._job = _Job(tick_ns, future)
-        future.add_done_callback(lambda _: self._inference_done.trigger())
+        # Once the node is inactive nobody waits for the result, and the handle may be gone.
+        future.add_done_callback(lambda _: self._running and self._inference_done.trigger())
 
     def _finish(self) -> None:
         """Send what the worker decided."""
@@ -358,7 +379,6 @@ class PolicyNode(LifecycleNode):
         self._publish(parts, stamp_ns)
 
     def _publish(self, parts: list[np.ndarray | None], stamp_ns: int) -> None:
-        self._answered_ns = stamp_ns
         if not rclpy.ok(context=self.context):
             return
         if not self._enabled:
@@ -378,7 +398,7 @@ class PolicyNode(LifecycleNode):
         if self._stop_reasons:
             status.level = DiagnosticStatus.ERROR
             status.message = f'stopped: {"; ".join(self._stop_reasons)}'
-        elif self._answered_ns is None:
+        elif self._taken_ns is None:
             status.level, status.message = DiagnosticStatus.WARN, 'waiting for the first tick'
         elif self._limited:
             status.level, status.message = DiagnosticStatus.WARN, '; '.join(self._limited)
@@ -405,10 +425,14 @@ class PolicyNode(LifecycleNode):
 
 def main() -> None:
     """Run the node until SIGINT or SIGTERM; exit with 1 when something went wrong."""
-    # The signals are taken by one thread, so that the stop can still be sent (rclpy's own handlers
-    # shut publishing down first) and a second Ctrl-C does not interrupt it.
-    signals = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    # rclpy's own handlers shut publishing down before the stop could be sent. These do nothing,
+    # and a second Ctrl-C does nothing more; the byte that the interpreter writes wakes the
+    # executor.
+    signal_reader, signal_writer = socket.socketpair()
+    signal_writer.setblocking(False)
+    signal.set_wakeup_fd(signal_writer.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = PolicyNode()
     executor = SingleThreadedExecutor()
@@ -417,9 +441,9 @@ def main() -> None:
     wake = node.create_guard_condition(lambda: None)
 
     def wait_for_signal() -> None:
-        signal.sigwait(signals)
-        ending.set()
-        wake.trigger()
+        if signal_reader.recv(1):  # else the process is ending by itself
+            ending.set()
+            wake.trigger()
 
     threading.Thread(target=wait_for_signal, daemon=True).start()
     failed = False

@@ -1,9 +1,9 @@
 """Any Gymnasium environment on topics: the spec read the other way round.
 
-Lock-step: the simulation publishes the observation and /clock of a tick and waits for one command on
-every action topic, then makes the steps of that tick; stamped commands must carry the tick's stamp.
-Otherwise it runs at `real_time_factor` and holds the last command, and stops by itself when commands
-stay away, as a real robot's driver does.
+Lock-step: the simulation publishes the observation and /clock of a tick and waits for one command
+on every action topic, then makes the steps of that tick; stamped commands must carry the tick's
+stamp. Otherwise it runs at `real_time_factor` and holds the last command, and stops by itself when
+commands stay away, as a real robot's driver does.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class SimNode(Node):
         environment = self._value('environment') or ROBOTS.get(spec.name)
         if environment is None:
             raise SimulationError(
-                f'spec {spec.name}: expected the parameter environment (module:factory or a Gymnasium '
-                f'id), found none; robots with an environment of their own: {", ".join(ROBOTS)}')
+                f'spec {spec.name}: expected the parameter environment (module:factory or a '
+                'Gymnasium id), found none; robots with an environment of their own: '
+                + ', '.join(ROBOTS))
         self._robot = SimulatedRobot(
             make(environment), spec, self._value('seed'), lambda t: messages.ros_class(t)())
         self._spec = spec
@@ -89,10 +90,11 @@ class SimNode(Node):
                     FloatingPointRange(from_value=0.0, to_value=high, step=0.0)]
             self.declare_parameter(name, value, descriptor)
 
-        declare('spec', '', 'The robot: a spec (.yaml) or a policy file (.onnx); empty: the policy '
-                'installed with the package.')
+        declare('spec', '', 'The robot: a spec (.yaml) or a policy file (.onnx); empty: the '
+                'policy installed with the package.')
         declare('environment', '', 'module:factory or a Gymnasium id; empty: that of the robot.')
-        declare('seed', 0, 'Start of the first episode; episode k starts with seed + k.', 2**31 - 1)
+        declare('seed', 0, 'Start of the first episode; episode k starts with seed + k.',
+                2**31 - 1)
         declare('episodes', 0, 'Ends after so many episodes; 0: never.', 2**31 - 1)
         declare('lock_step', False, 'Whether each tick waits for its command.')
         declare('real_time_factor', 1.0, 'Simulated seconds in a second; 0: as fast as possible. '

@@ -1,8 +1,8 @@
 """The spec: what a policy observes and does, on which topics, at what rate, within which limits.
 
-One spec drives bag conversion, training, the node and the simulation, and travels inside the policy
-file. It is written by hand as YAML (`config/robots/*.yaml`) and stored as JSON; both go through
-`parse`, which refuses what it does not know.
+One spec drives bag conversion, training, the node and the simulation, and travels inside the
+policy file. It is written by hand as YAML (`config/robots/*.yaml`) and stored as JSON; both go
+through `parse`, which refuses what it does not know.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ OPERATIONS = ('scale', 'offset', 'cos_sin', 'yaw')
 
 
 class SpecError(ValueError):
-    """A spec that cannot be used; the text names file, key, what was expected and what was found."""
+    """A spec that cannot be used; names file, key, what was expected and what was found."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FieldPath:
-    """A path into a message: `twist.linear.x`, `data[2]`, `data[0:6]` or `position[elbow_joint]`."""
+    """A path into a message: `twist.linear.x`, `data[2]`, `data[0:6]` or `position[elbow]`."""
 
     text: str
     # Attribute names from the message down, for example ('twist', 'linear', 'x').
     attributes: tuple[str, ...]
-    # What is taken of the last attribute: nothing, elements [start, stop), or the joint of this name.
+    # What is taken of the last attribute: nothing, elements [start, stop), or the joint of this
+    # name.
     start: int | None = None
     stop: int | None = None
     joint: str | None = None
@@ -52,7 +53,7 @@ class FieldPath:
 
 _PATH = re.compile(
     r'(?P<attributes>[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*)'
-    r'(?:\[(?:(?P<start>\d+)(?::(?P<stop>\d+))?|(?P<joint>[A-Za-z_/][\w/.-]*))\])?')
+    r'(?:\[(?:(?P<start>\d+)(?::(?P<stop>\d+))?|(?P<joint>[A-Za-z_/][\w/.-]*))\])?', re.ASCII)
 
 
 def parse_path(text: str) -> FieldPath:
@@ -84,13 +85,13 @@ class Operation:
     numbers: tuple[float, ...] = ()
 
     def output_size(self, size: int) -> int:
-        """Return how many numbers come out when `size` go in; raise ValueError where they can't."""
+        """Return how many numbers come out of `size`; raise ValueError where they can't."""
         if self.name == 'cos_sin':
             return 2 * size
         if self.name == 'yaw':
             if size != 4:
                 raise ValueError(
-                    f'yaw takes the 4 numbers of a quaternion (x, y, z, w), the fields give {size}')
+                    f'yaw takes the 4 numbers of a quaternion (x, y, z, w), not {size}')
             return 1
         if len(self.numbers) not in (1, size):
             raise ValueError(f'expected 1 or {size} numbers, found {len(self.numbers)}')
@@ -158,8 +159,8 @@ class Dimension:
     unit: str
     lower: float
     upper: float
-    # What is sent when the policy may not act. A constant zero is a motion for a position controller,
-    # therefore there is no default.
+    # What is sent when the policy may not act. A constant zero is a motion for a position
+    # controller, therefore there is no default.
     stop: str
     # The value to send, for stop 'pose'.
     pose: float | None = None
@@ -182,7 +183,8 @@ class Spec:
     name: str
     # Hz, the rate of decisions that the policy is trained for.
     rate: float
-    # 'timer': at fixed times of the node's clock. 'arrival': when the last signal of a period is in.
+    # 'timer': at fixed times of the node's clock. 'arrival': when the last signal of a period is
+    # in.
     tick: str
     observations: tuple[Signal, ...]
     actions: tuple[Command, ...]
@@ -249,7 +251,8 @@ class Spec:
 
 @functools.lru_cache
 def _exact(rate: float) -> tuple[int, int]:
-    # The decimal number that was written, not its binary neighbour: 0.1 Hz is 10 s to the nanosecond.
+    # The decimal number that was written, not its binary neighbour: 0.1 Hz is 10 s to the
+    # nanosecond.
     return fractions.Fraction(str(rate)).as_integer_ratio()
 
 
@@ -296,18 +299,20 @@ class _Reader:
         unknown = sorted(set(self._data) - self._asked)
         if unknown:
             raise self._error(
-                unknown[0], f'one of the keys {", ".join(sorted(self._asked))}', 'an unknown key')
+                _show(unknown[0]), f'one of the keys {", ".join(sorted(self._asked))}',
+                'an unknown key')
 
     def _text(self, key: str, pattern: str, expected: str, default: Any = ...) -> str:
         value = self._get(key, expected, default)
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
             raise self._error(key, expected, value)
         return value
 
     def _choice(self, key: str, choices: tuple[str, ...], default: Any = ...) -> str:
         return self._text(key, '|'.join(choices), f'one of {", ".join(choices)}', default)
 
-    def _number(self, key: str, expected: str = 'a finite number', positive: bool = False) -> float:
+    def _number(
+            self, key: str, expected: str = 'a finite number', positive: bool = False) -> float:
         value = self._get(key, expected)
         if not _is_number(value) or (positive and value <= 0):
             raise self._error(key, expected, value)
@@ -367,7 +372,8 @@ class _Reader:
             try:
                 fields.append(parse_path(text if isinstance(text, str) else ''))
             except ValueError as error:
-                raise self._error(f'fields[{i}]', str(error).removeprefix('expected '), text) from None
+                expected = str(error).removeprefix('expected ')
+                raise self._error(f'fields[{i}]', expected, text) from None
         operations = []
         size = sum(field.size for field in fields)
         for i, item in enumerate(self._list('operations', 'a list of operations', [])):
@@ -428,6 +434,12 @@ class _Reader:
         lower, upper = self._number('lower'), self._number('upper')
         if lower >= upper:
             raise self._error('upper', f'a number above lower ({lower})', upper)
+        with np.errstate(over='ignore', invalid='ignore'):
+            resolved = float(np.spacing(np.float32(max(abs(lower), abs(upper)))))
+        if not upper - lower >= resolved:  # NaN beyond the range of float32
+            raise self._error(
+                'upper', f'a number above lower ({lower}) by what float32 resolves, in which '
+                'actions are sent', upper)
         expected = {
             'velocity': 'zero',
             'increment': 'zero',
@@ -441,8 +453,8 @@ class _Reader:
                 raise self._error(
                     'stop.pose', f'a number within the limits {lower} to {upper}', pose)
             stop, pose = 'pose', float(pose)
-        if not isinstance(stop, str) or stop not in STOPS or f'{stop}' not in re.findall(
-                r'[a-z_]+', expected.split('(')[0]):
+        if not isinstance(stop, str) or stop not in STOPS or stop not in re.findall(
+                r'[a-z_]+', expected.split('(')[0]) or (stop == 'pose' and pose is None):
             raise self._error('stop', f'{expected} for a dimension of kind {kind}', stop)
         if stop == 'zero' and not lower <= 0.0 <= upper:
             raise self._error(
@@ -474,5 +486,5 @@ def _is_number(value: Any) -> bool:
 def _show(found: Any) -> str:
     if found is None:
         return 'nothing'
-    text = found if isinstance(found, str) else repr(found)
+    text = found if isinstance(found, str) and found and found.isprintable() else repr(found)
     return text if len(text) <= 80 else text[:77] + '...'

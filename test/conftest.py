@@ -1,8 +1,10 @@
 """The environment of a test run: no ROS traffic with anything outside it."""
 
 import fcntl
+import importlib.util
 import os
 from pathlib import Path
+import re
 import tempfile
 
 # Set before any test module imports rclpy. Tests and what they start talk on a domain of their
@@ -29,3 +31,14 @@ def _claim_domain() -> int:
 
 
 os.environ['ROS_DOMAIN_ID'] = str(_claim_domain())
+
+# A robot has none of the workstation's packages: there `colcon test` tests the robot side alone.
+collect_ignore = [] if importlib.util.find_spec('torch') else sorted(
+    path.name for path in Path(__file__).parent.glob('test_*.py')
+    if re.search(r'^(import|from) (minari|onnx|rosbags|torch|training)\b', path.read_text(), re.M))
+
+
+def pytest_report_header() -> str:
+    """Return what of this run is not visible in its tests."""
+    left_out = f', without torch not run: {", ".join(collect_ignore)}' if collect_ignore else ''
+    return f'ROS_DOMAIN_ID: {os.environ["ROS_DOMAIN_ID"]}{left_out}'

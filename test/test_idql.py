@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from training import diffusion
 from training.idql import Batch, IDQL, IDQLConfig
 
@@ -79,7 +78,7 @@ def critic_state(golden, net):
     """Return a Critic's state from the reference's names: (K, in, out) on both sides."""
     names = ['MLP_0/Dense_0', 'MLP_0/Dense_1', 'Dense_0']
     state = {}
-    for index, theirs in zip((0, 2, 4), names):
+    for index, theirs in zip((0, 2, 4), names, strict=True):
         theirs = f'{net}/VmapStateActionValue_0/{theirs}'
         state[f'layers.{index}.weight'] = golden[f'{theirs}/kernel']
         state[f'layers.{index}.bias'] = golden[f'{theirs}/bias']
@@ -131,10 +130,12 @@ def replay(name):
         'observation_mean', 'observation_std', 'action_center', 'action_scale'}
     infos = []
     for k in range(10):
-        def draw(key):
-            return torch.from_numpy(golden[f'batch/{k}/{key}'])
-        infos.append(idql.update(
-            Batch(*(draw(field) for field in Batch._fields)), draw('time').long(), draw('noise')))
+        recorded = {
+            key.rpartition('/')[2]: torch.from_numpy(value)
+            for key, value in golden.items() if key.startswith(f'batch/{k}/')
+        }
+        batch = Batch(*(recorded[field] for field in Batch._fields))
+        infos.append(idql.update(batch, recorded['time'].long(), recorded['noise']))
     return golden, idql, infos
 
 
@@ -180,3 +181,169 @@ def test_candidates_and_values_equal_the_reference(replayed):
     assert np.abs(v.numpy() - golden['sample/v']).max() < 2e-4
     assert np.array_equal(candidates[0, q.argmax()].numpy().round(3),
                           golden['sample/greedy_action'].round(3))
+
+
+def small(**settings):
+    """Return a small learner for 3 observations and 2 actions, in odd units."""
+    torch.manual_seed(0)
+    return IDQL(
+        IDQLConfig(**{
+            'actor_width': 16, 'actor_blocks': 1, 'actor_dropout': 0.0, 'time_features': (8, 16),
+            'critic_hidden': (16,), 'value_hidden': (16,), 'normalise_observations': True,
+        } | settings),
+        observation_mean=torch.tensor([10.0, 0.0, -3.0]),
+        observation_std=torch.tensor([0.1, 1.0, 5.0]),
+        action_center=torch.tensor([2.0, -0.5]),
+        action_scale=torch.tensor([3.0, 0.1]),
+    )
+
+
+def small_batch(size=32):
+    """Return a random batch in the small learner's physical units, with times and noise."""
+    g = torch.Generator().manual_seed(1)
+    normal = torch.randn((size, 3), generator=g), torch.randn((size, 3), generator=g)
+    std, mean = torch.tensor([0.1, 1.0, 5.0]), torch.tensor([10.0, 0.0, -3.0])
+    unit = 2 * torch.rand((size, 2), generator=g) - 1
+    batch = Batch(
+        observations=normal[0] * std + mean,
+        actions=unit * torch.tensor([3.0, 0.1]) + torch.tensor([2.0, -0.5]),
+        rewards=torch.randn(size, generator=g),
+        masks=(torch.rand(size, generator=g) > 0.2).float(),
+        next_observations=normal[1] * std + mean,
+    )
+    return (batch, torch.randint(5, (size,), generator=g), torch.randn((size, 2), generator=g))
+
+
+@pytest.mark.parametrize('loss, parameter, u, expected', [
+    ('expectile', 0.9, [2.0, -2.0], [3.6, 0.4]),
+    ('quantile', 0.8, [2.0, -2.0], [1.6, 0.4]),
+    ('exponential', 1.0, [0.0, 1.0, 9.0], [0.0, np.e - 1, 45.0]),
+])
+def test_convex_loss_has_the_values_of_its_formula(loss, parameter, u, expected):
+    idql = small(critic_loss=loss, critic_parameter=parameter)
+    assert idql.f(torch.tensor(u)).numpy() == pytest.approx(np.array(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize('loss, parameter', [('quantile', 0.8), ('expectile', 0.8)])
+def test_advantage_of_exactly_zero_counts_as_negative(loss, parameter):
+    idql = small(critic_loss=loss, critic_parameter=parameter)
+    u = torch.tensor([0.0, 1e-3, -1e-3])
+    weight = idql.f(u) / (u.square() if loss == 'expectile' else u.abs())
+    assert weight[1:].numpy() == pytest.approx(np.array([0.8, 0.2]), rel=1e-5)
+    assert idql.f(u)[0] == 0
+
+
+def test_exponential_loss_holds_its_factor_constant_and_survives_a_huge_advantage():
+    idql = small(critic_loss='exponential', critic_parameter=1.0)
+    u = torch.tensor([0.5, 1000.0], requires_grad=True)
+    idql.f(u).sum().backward()
+    assert u.grad.numpy() == pytest.approx(np.array([np.exp(0.5) - 1, 5.0]), rel=1e-6)
+
+
+def test_masks_cut_the_value_of_the_next_observation():
+    idql = small()
+    batch, _, _ = small_batch()
+    terminal = idql.network_units(batch._replace(masks=torch.zeros(32)))
+    elsewhere = terminal._replace(next_observations=terminal.next_observations + 1)
+    assert idql.critic_loss(terminal)[0] == idql.critic_loss(elsewhere)[0]
+    going_on = elsewhere._replace(masks=torch.ones(32))
+    assert idql.critic_loss(going_on)[0] != idql.critic_loss(elsewhere)[0]
+
+
+def test_losses_reach_only_their_own_network():
+    idql = small()
+    batch, times, noise = small_batch()
+    batch = idql.network_units(batch)
+    losses = {
+        'actor': lambda: idql.actor_loss(batch, times, noise),
+        'value': lambda: idql.value_loss(batch),
+        'critics': lambda: idql.critic_loss(batch),
+    }
+    for name, loss in losses.items():
+        idql.zero_grad()
+        loss()[0].backward()
+        touched = {key.split('.')[0] for key, p in idql.named_parameters() if p.grad is not None}
+        assert touched == {name}
+
+
+def test_update_moves_the_averages_by_their_rates():
+    idql = small(actor_average_rate=0.25, critic_target_rate=0.5)
+    before = {key: value.clone() for key, value in idql.state_dict().items()}
+    idql.update(*small_batch())
+    after = idql.state_dict()
+    for average, online, rate in (
+        ('averaged_actor.input.weight', 'actor.input.weight', 0.25),
+        ('target_critics.layers.0.weight', 'critics.layers.0.weight', 0.5),
+    ):
+        assert not torch.equal(after[online], before[online])
+        expected = (1 - rate) * before[average] + rate * after[online]
+        torch.testing.assert_close(after[average], expected)
+
+
+def test_actions_reach_the_losses_within_the_clipped_range():
+    idql = small()
+    batch, _, _ = small_batch()
+    far = idql.network_units(batch._replace(actions=torch.tensor([[100.0, -0.5]] * 32)))
+    assert far.actions[0].tolist() == pytest.approx([1 - 1e-5, 0.0])
+
+
+def test_normalisation_off_leaves_observations_alone():
+    observations = small_batch()[0].observations
+    assert torch.equal(small(normalise_observations=False).normalise(observations), observations)
+    normalised = small().normalise(observations)
+    assert normalised.abs().max() < 5
+
+
+def test_candidates_are_physical_and_scored_by_the_least_target_critic():
+    idql = small()
+    observations = small_batch()[0].observations[:4]
+    noise = torch.randn((4, 5, 6, 2), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        candidates, q, v = idql(observations, noise)
+        unit = (candidates - idql.action_center) / idql.action_scale
+        assert unit.abs().max() <= 1 + 1e-5
+        normalised = idql.normalise(observations)
+        for n in range(6):
+            expected = idql.target_critics(normalised, unit[:, n]).min(0).values
+            torch.testing.assert_close(q[:, n], expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(v, idql.value(normalised))
+
+
+def test_a_candidate_does_not_depend_on_its_company():
+    idql = small()
+    observations = small_batch()[0].observations[:4]
+    noise = torch.randn((4, 5, 6, 2), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        together = idql(observations, noise)[0]
+        alone = idql(observations[2:3], noise[2:3, :, 4:5])[0]
+    torch.testing.assert_close(alone[0, 0], together[2, 4], atol=1e-5, rtol=0)
+
+
+def test_sampling_uses_the_averaged_actor_and_never_dropout():
+    idql = small(actor_dropout=0.5).train()
+    observations = small_batch()[0].observations[:2]
+    noise = torch.randn((2, 5, 3, 2), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        first = idql(observations, noise)[0]
+        for parameter in idql.actor.parameters():
+            parameter.add_(1)
+        assert torch.equal(idql(observations, noise)[0], first)
+
+
+def test_actor_learning_rate_falls_as_a_cosine_and_stays_at_zero():
+    idql = small(actor_decay_steps=100, actor_learning_rate=2.0)
+    rates = []
+    for idql.updates in (0, 50, 100, 150):
+        rates.append(idql.actor_learning_rate())
+    assert rates == pytest.approx([2.0, 1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize('settings', [
+    {'critic_loss': 'huber'}, {'critic_parameter': 1.0}, {'discount': 1.0},
+    {'critic_loss': 'exponential', 'critic_parameter': 0.0}, {'time_features': (7, 16)},
+    {'schedule': 'sigmoid'}, {'diffusion_steps': 0},
+])
+def test_settings_out_of_range_are_refused_by_name(settings):
+    name = 'diffusion steps' if 'diffusion_steps' in settings else list(settings)[-1]
+    with pytest.raises(ValueError, match=f'{name}: expected'):
+        small(**settings)

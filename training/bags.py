@@ -1,9 +1,9 @@
 """rosbag2 (mcap, sqlite3) and rosbag1 -> episodes, through the Observer that the node uses.
 
-The only reader of bags. At each tick the observation is the newest that was logged by then, and the
-action is the first command logged in (t, t + 1 / rate]: the answer to that observation, not the one
-before it. Where an observation or its command is missing the recording is cut; no transition bridges
-a cut.
+The only reader of bags. At each tick the observation is the newest that was logged by then, and
+the action is the first command logged in (t, t + 1 / rate]: the answer to that observation, not
+the one before it. Where an observation or its command is missing the recording is cut; no
+transition bridges a cut.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,17 +12,16 @@ from pathlib import Path
 import sys
 from typing import Annotated, Any
 
-import numpy as np
-from rosbags.highlevel import AnyReader, AnyReaderError
-from rosbags.typesys import get_typestore, Stores
-from tqdm import tqdm
-import tyro
-
 from idql_ros import message as messages
 from idql_ros import spec as specs
 from idql_ros.observer import Observer
+import numpy as np
+from rosbags.highlevel import AnyReader
+from rosbags.typesys import get_typestore, Stores
+from tqdm import tqdm
 from training import rewards
 from training.datasets import DatasetError, Episode, write_minari
+import tyro
 
 # Given `within` (see training.rewards): rewards (n,) and terminals (n,).
 Reward = Callable[[list[np.ndarray]], tuple[np.ndarray, np.ndarray]]
@@ -142,43 +141,56 @@ def read_segments(path: Path, spec: specs.Spec) -> list[Segment]:
         BagError: The bag cannot be opened, a topic of the spec is missing or of another type, or
             fewer messages were read than the bag states.
     """
+    ticks = _Ticks(spec)
+    commands = {command.topic.lstrip('/'): command for command in spec.actions}
+    observed = {signal.topic.lstrip('/'): signal.topic for signal in spec.observations}
     try:
-        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
-            connections, stated = _connections(reader, spec, path)
-            ticks = _Ticks(spec)
-            commands = {command.topic: command for command in spec.actions}
-            read = 0
-            for connection, logged_ns, raw in reader.messages(connections):
-                read += 1
-                message = reader.deserialize(raw, connection.msgtype)
-                topic = connection.topic.lstrip('/')
-                if topic in commands:
-                    ticks.command(commands[topic], message, logged_ns)
-                else:
-                    ticks.observe(topic, message, logged_ns)
+        for topic, message, logged_ns in _messages(path, spec):
+            if topic in commands:
+                ticks.command(commands[topic], message, logged_ns)
+            if topic in observed:
+                ticks.observe(observed[topic], message, logged_ns)
     except messages.MessageError as error:
         raise BagError(f'{path}: {error}') from error
-    except (AnyReaderError, OSError) as error:
-        raise BagError(f'{path}: cannot be read as a bag: {error}') from error
-    if read != stated:
-        raise BagError(
-            f'{path}: expected the {stated} messages that the bag states for the topics of the spec, '
-            f'read {read}; the bag is damaged, or its metadata.yaml is of another')
     return ticks.finish()
 
 
+def _messages(path: Path, spec: specs.Spec) -> Iterator[tuple[str, Any, int]]:
+    """Yield (topic without its leading slash, message, log time) in the order of the log."""
+    read = 0
+    try:
+        with AnyReader([path], default_typestore=get_typestore(Stores.ROS2_JAZZY)) as reader:
+            connections, stated = _connections(reader, spec, path)
+            for connection, logged_ns, raw in reader.messages(connections):
+                read += 1
+                message = reader.deserialize(raw, connection.msgtype)
+                yield connection.topic.lstrip('/'), message, logged_ns
+    except BagError:
+        raise
+    except Exception as error:  # on damaged bytes rosbags and the databases below it raise any
+        raise BagError(
+            f'{path}: cannot be read as a bag: {" ".join(str(error).split())}') from error
+    if read != stated:
+        raise BagError(
+            f'{path}: expected the {stated} messages that the bag states for the topics of the '
+            f'spec, read {read}; the bag is damaged, or its metadata.yaml is of another')
+
+
 def _connections(reader: AnyReader, spec: specs.Spec, path: Path) -> tuple[list[Any], int]:
-    found = {connection.topic.lstrip('/'): connection for connection in reader.connections}
+    found: dict[str, list[Any]] = {}
+    for connection in reader.connections:
+        found.setdefault(connection.topic.lstrip('/'), []).append(connection)
     chosen = {}
     for stream in (*spec.observations, *spec.actions):
         topic = stream.topic.lstrip('/')
         if topic not in found:
-            raise BagError(
-                f'{path}: expected the topic {topic} of the spec, found {", ".join(sorted(found))}')
-        if found[topic].msgtype != stream.type:
-            raise BagError(f'{path}: topic {topic}: expected {stream.type} as the spec states, found '
-                           f'{found[topic].msgtype}')
-        chosen[topic] = [c for c in reader.connections if c.topic.lstrip('/') == topic]
+            raise BagError(f'{path}: expected the topic {topic} of the spec, found '
+                           f'{", ".join(sorted(found)) or "none"}')
+        for connection in found[topic]:
+            if connection.msgtype != stream.type:
+                raise BagError(f'{path}: topic {topic}: expected {stream.type} as the spec '
+                               f'states, found {connection.msgtype}')
+        chosen[topic] = found[topic]
     connections = [connection for group in chosen.values() for connection in group]
     return connections, sum(connection.msgcount for connection in connections)
 
@@ -242,8 +254,12 @@ def main(
         overwrite: Replace a dataset of this id.
     """
     target = np.array(goal)
+    robot = specs.load(spec)
+    if not 1 <= len(goal) <= robot.observation_size:
+        raise BagError(f'goal: expected 1 to {robot.observation_size} numbers, values of the '
+                       f'first observations of {spec}, found {len(goal)}')
     folder = convert(
-        bags, specs.load(spec),
+        bags, robot,
         lambda within: rewards.sparse_goal(within, target, tolerance),
         dataset_id, root, overwrite)
     print(f'wrote {folder}')

@@ -203,7 +203,7 @@ def load_minari(dataset_id: str, root: Path | str | None = None) -> tuple[Datase
         ))
     if not parts:
         raise DatasetError(f'dataset {dataset_id!r}: expected episodes, found none in {folder}')
-    *columns, numbers = (np.concatenate(column) for column in zip(*parts))
+    *columns, numbers = (np.concatenate(column) for column in zip(*parts, strict=True))
     dataset = Dataset(*(c.astype(np.float32) for c in columns), numbers.astype(np.int64))
     if (dataset.rewards == dataset.rewards[0]).all():
         warnings.warn(

@@ -1,8 +1,8 @@
 """The quick start, as a script that reads like its section of the README.
 
-A simulated robot drives through a maze, its bags become a dataset, IDQL learns from it, and the policy
-file drives the robot: in evaluation, and over ROS 2 between two processes. `make demo` runs it;
-everything it writes lies in one folder.
+A simulated robot drives through a maze, its bags become a dataset, IDQL learns from it, and the
+policy file drives the robot: in evaluation, and over ROS 2 between two processes. `make demo` runs
+it; everything it writes lies in one folder.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,18 +19,18 @@ import sys
 import time
 from typing import Annotated, Any
 
+from idql_ros import environments
+from idql_ros import message as messages
+from idql_ros import spec as specs
+from idql_ros.policy import Decision, Policy
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 from tqdm import tqdm
-import tyro
-
-from idql_ros import environments, message as messages
-from idql_ros import spec as specs
-from idql_ros.policy import Decision, Policy
 from training import bags, evaluate, report, rewards
 from training.export import export
 from training.train import CHECKPOINT, read_checkpoint, read_config, train
+import tyro
 
 SOURCE = Path(__file__).resolve().parents[1]
 ROBOT = SOURCE / 'config' / 'robots' / 'pointmaze_medium.yaml'

@@ -1,8 +1,8 @@
-"""Scores a policy file in an environment: the file the robot will run, on the path the robot will use.
+"""Scores a policy file in an environment: the file, and the path, that the robot will use.
 
-Observations and actions go through the same messages, Observer, Guard and noise as in policy_node and
-sim_node, only without DDS, one observation at a time; the returns are equal, episode by episode.
-Needs neither torch nor a dataset.
+Observations and actions go through the same messages, Observer, Guard and noise as in policy_node
+and sim_node, only without DDS, one observation at a time; the returns are equal, episode by
+episode. Needs neither torch nor a dataset.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,15 @@ from pathlib import Path
 import sys
 from typing import Annotated, Any
 
-import numpy as np
-from tqdm import tqdm
-import tyro
-
 from idql_ros import message as messages
 from idql_ros.environments import make, ROBOTS, SimulatedRobot, SimulationError
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
-from idql_ros.policy import Decision, Policy, PolicyError
+from idql_ros.policy import Decision, MAX_CANDIDATES, Policy, PolicyError
 from idql_ros.spec import Spec
+import numpy as np
+from tqdm import tqdm
+import tyro
 
 
 @dataclass(frozen=True)
@@ -170,13 +169,17 @@ def main(
             of the behaviour policy) and what the file proposes.
         json_file: Where to write the scores as JSON.
     """
-    if episodes < 1 or any(n < 1 for n in candidates):
-        raise SimulationError('expected episodes and candidates of 1 or more')
+    if episodes < 1 or not all(1 <= n <= MAX_CANDIDATES for n in candidates):
+        raise SimulationError(f'expected 1 episode or more and 1 to {MAX_CANDIDATES} candidates, '
+                              f'found {episodes} and {candidates}')
+    if not 0 <= seed <= seed + episodes <= 2**32:  # the environments' limit
+        raise SimulationError(f'expected a seed from 0 to {2**32 - episodes}, found {seed}')
     opened = Policy(policy)
     environment = environment or ROBOTS.get(opened.spec.name, '')
     if not environment:
         raise SimulationError(
-            f'{policy}: no environment is known for the robot {opened.spec.name}: give --environment')
+            f'{policy}: no environment is known for the robot {opened.spec.name}: give '
+            '--environment')
     rows = {}
     for n in candidates or sorted({1, opened.candidates}):
         rows[n] = summarise(evaluate(opened, environment, episodes, seed, n, f'N = {n}'))

@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any
 import warnings
 
+from idql_ros.policy import FORMAT_VERSION, METADATA_KEY
 import numpy as np
 import onnx
 import onnxruntime
 import torch
 from torch import nn, Tensor
-
 from training.idql import IDQL
 from training.train import load_checkpoint, read_checkpoint
 
-FORMAT_VERSION = 1
-METADATA_KEY = 'idql_ros'
 INPUTS = ['observations', 'noise']
 OUTPUTS = ['candidates', 'q', 'v']
 
@@ -98,8 +96,8 @@ def export(
         'format_version': FORMAT_VERSION,
         'spec': json.loads(spec_json),
         'model': {
-            'observation_size': len(idql.observation_mean),
-            'action_size': len(idql.action_center),
+            'observation_size': idql.observation_size,
+            'action_size': idql.action_size,
             'diffusion_steps': idql.config.diffusion_steps,
             'critic_loss': idql.config.critic_loss,
             'critic_parameter': idql.config.critic_parameter,
@@ -119,8 +117,8 @@ def export(
         )
     written = model.SerializeToString()
     report = compare(idql, written, path, samples)
-    worst = max(report.candidates_error, report.q_error, report.v_error)
-    if not worst <= TOLERANCE:  # so that NaN counts as different
+    errors = report.candidates_error, report.q_error, report.v_error
+    if not all(error <= TOLERANCE for error in errors):  # so that NaN counts as different
         raise ExportError(f'{report}; no file written')
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -132,9 +130,8 @@ def export(
 def _graph(idql: IDQL) -> onnx.ModelProto:
     """Return the network as an ONNX graph with free B and N."""
     graph = _PolicyGraph(idql).eval()
-    steps = idql.config.diffusion_steps
-    observation_size, action_size = len(idql.observation_mean), len(idql.action_center)
-    example = torch.zeros(2, observation_size), torch.zeros(2, steps, 3, action_size)
+    noise = torch.zeros(2, idql.config.diffusion_steps, 3, idql.action_size)
+    example = torch.zeros(2, idql.observation_size), noise
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # The tracing exporter is the one that needs no further package; torch calls it legacy.
@@ -173,12 +170,12 @@ def compare(idql: IDQL, model: bytes, path: Path, samples: int) -> ExportReport:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=['CPUExecutionProvider'])
     generator = torch.Generator().manual_seed(0)
-    steps, action_size = idql.config.diffusion_steps, len(idql.action_center)
+    steps, action_size = idql.config.diffusion_steps, idql.action_size
     expected, found = [], []
     for number in sorted({1, 7, idql.config.candidates}):
         shape = (samples, steps, number, action_size)
         noise = torch.randn(shape, generator=generator)
-        observations = torch.randn((samples, len(idql.observation_mean)), generator=generator)
+        observations = torch.randn((samples, idql.observation_size), generator=generator)
         observations = idql.observation_mean + idql.observation_std * observations
         with torch.no_grad():
             expected.append([x.numpy() for x in idql(observations, noise)])
@@ -186,7 +183,7 @@ def compare(idql: IDQL, model: bytes, path: Path, samples: int) -> ExportReport:
         found.append(session.run(OUTPUTS, feed))
 
     def join(answers: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        candidates, q, v = zip(*answers)
+        candidates, q, v = zip(*answers, strict=True)
         return (
             np.concatenate([c.reshape(-1, action_size) for c in candidates]),
             np.concatenate([x.reshape(-1) for x in q]),

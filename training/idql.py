@@ -10,7 +10,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import nn, Tensor
-
 from training import diffusion
 from training.networks import Activation, Critic, NoisePredictor, Value
 
@@ -149,7 +148,8 @@ class IDQL(nn.Module):
         for name, vector in schedule._asdict().items():
             self.register_buffer(name, vector, persistent=False)
 
-        sizes = len(observation_mean), len(action_center)
+        self.observation_size, self.action_size = len(observation_mean), len(action_center)
+        sizes = self.observation_size, self.action_size
         self.actor = self._noise_predictor(*sizes, dropout=config.actor_dropout)
         # Only ever sampled from, therefore without dropout in any mode.
         self.averaged_actor = self._noise_predictor(*sizes, dropout=0.0)
@@ -157,7 +157,10 @@ class IDQL(nn.Module):
         self.critics = Critic(*sizes, *critic)
         self.target_critics = Critic(*sizes, *critic)
         self.value = Value(
-            sizes[0], config.value_hidden, config.value_input_layer_norm, config.value_layer_norm
+            self.observation_size,
+            config.value_hidden,
+            config.value_input_layer_norm,
+            config.value_layer_norm,
         )
         for target, online in self._averages():
             target.load_state_dict(online.state_dict())
@@ -197,7 +200,7 @@ class IDQL(nn.Module):
 
     @property
     def schedule(self) -> diffusion.Schedule:
-        """The noise schedule, on this module's device."""
+        """Return the noise schedule, on this module's device."""
         return diffusion.Schedule(self.betas, self.alphas, self.alpha_hats)
 
     def normalise(self, observations: Tensor) -> Tensor:
@@ -223,7 +226,8 @@ class IDQL(nn.Module):
         """
         noisy_actions = diffusion.add_noise(batch.actions, noise, times, self.schedule)
         # T steps are fewer than B rows: embed each step once, then look it up.
-        time_shares = self.actor.time_share(torch.arange(len(self.betas), device=times.device))
+        steps = torch.arange(self.config.diffusion_steps, device=times.device)
+        time_shares = self.actor.time_share(steps)
         share = self.actor.observation_share(batch.observations) + time_shares[times]
         error = self.actor(noisy_actions, share) - noise
         loss = error.square().sum(1).mean()
@@ -286,8 +290,8 @@ class IDQL(nn.Module):
         info |= self._step('critics', self.critic_loss(batch))
         rates = self.config.actor_average_rate, self.config.critic_target_rate
         with torch.no_grad():
-            for (average, online), rate in zip(self._averages(), rates):
-                for a, o in zip(average.parameters(), online.parameters()):
+            for (average, online), rate in zip(self._averages(), rates, strict=True):
+                for a, o in zip(average.parameters(), online.parameters(), strict=True):
                     a.lerp_(o, rate)
         self.updates += 1
         return info
@@ -322,15 +326,15 @@ class IDQL(nn.Module):
 
     def sampling_time_shares(self) -> Tensor:
         """Return the averaged actor's time shares of all steps, (T, width)."""
-        return self.averaged_actor.time_share(
-            torch.arange(len(self.betas), device=self.betas.device)
-        )
+        steps = torch.arange(self.config.diffusion_steps, device=self.betas.device)
+        return self.averaged_actor.time_share(steps)
 
     def score_candidates(
         self, observations: Tensor, noise: Tensor, time_shares: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Do what `forward` does, with the constant (T, width) `time_shares` given."""
-        batch, steps, number, actions = noise.shape
+        batch, _, number, _ = noise.shape
+        steps, actions = self.config.diffusion_steps, self.action_size
         observations = self.normalise(observations)
 
         def per_candidate(x: Tensor) -> Tensor:  # (B, X) -> (B * N, X)

@@ -114,18 +114,22 @@ class NoisePredictor(nn.Module):
             *(ResidualBlock(width, activation, dropout) for _ in range(blocks))
         )
         self.output = _linear(width, action_size)
-        self._columns = (action_size, observation_size, hidden)
+        # The first layer's columns: [0, A) action, [A, A + O) observation, the rest time.
+        self._action_end = action_size
+        self._observation_end = action_size + observation_size
 
     def observation_share(self, observations: Tensor) -> Tensor:
         """Return what observations (B, O) add to the first layer: (B, width)."""
-        return F.linear(observations, self.input.weight.split(self._columns, 1)[1])
+        weight = self.input.weight[:, self._action_end:self._observation_end]
+        return F.linear(observations, weight)
 
     def time_share(self, times: Tensor) -> Tensor:
         """Return what the steps (S,) and the bias add to the first layer: (S, width)."""
         angles = 2 * math.pi * times[:, None].float() * self.frequencies  # (S, features / 2)
         features = torch.cat([angles.cos(), angles.sin()], 1)
         features = self.time_output(self.activation(self.time_hidden(features)))
-        return F.linear(features, self.input.weight.split(self._columns, 1)[2], self.input.bias)
+        weight = self.input.weight[:, self._observation_end:]
+        return F.linear(features, weight, self.input.bias)
 
     def forward(self, noisy_actions: Tensor, share: Tensor) -> Tensor:
         """Predict the noise.
@@ -137,7 +141,7 @@ class NoisePredictor(nn.Module):
         Returns:
             (M, A).
         """
-        x = F.linear(noisy_actions, self.input.weight.split(self._columns, 1)[0]) + share
+        x = F.linear(noisy_actions, self.input.weight[:, :self._action_end]) + share
         return self.output(self.activation(self.blocks(x)))
 
 

@@ -5,12 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from idql_ros import environments
 import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection
 import numpy as np
-
-from idql_ros import environments
 from training.evaluate import EpisodeResult, success_interval, write_text
 
 # Pictures go to files; no screen is needed.

@@ -1,7 +1,7 @@
 """Episode -> rewards and terminals: one plain function for each task.
 
-`within` holds, for each decision, every observation that was made after the decision's tick up to and
-including the next one: what happens between two ticks counts too.
+`within` holds, for each decision, every observation that was made after the decision's tick up to
+and including the next one: what happens between two ticks counts too.
 """
 
 from collections.abc import Sequence

@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
-import tyro
-import yaml
-
 from training.datasets import action_bounds, Dataset, DatasetError, load_minari, SPEC_KEY
 from training.idql import Batch, IDQL, IDQLConfig
+import tyro
+import yaml
 
 CHECKPOINT = 'checkpoint.pt'
 CHECKPOINT_FORMAT = 1
@@ -32,6 +31,10 @@ CHECKPOINT_FORMAT = 1
 
 class ConfigError(ValueError):
     """A training configuration cannot be used."""
+
+
+class DivergenceError(RuntimeError):
+    """Training produced numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,12 @@ class TrainConfig:
         """Check the counts.
 
         Raises:
-            ConfigError: A count is below 1.
+            ValueError: A count is below 1.
         """
         for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every', 'threads'):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f'{name}: expected 1 or more, found {value}')
+                raise ValueError(f'{name}: expected 1 or more, found {value}')
 
 
 def train(config: TrainConfig) -> IDQL:
@@ -83,7 +86,7 @@ def train(config: TrainConfig) -> IDQL:
 
     Raises:
         DatasetError: The dataset is absent or unfit.
-        FloatingPointError: A loss is no longer finite.
+        DivergenceError: A loss is no longer finite.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -97,7 +100,8 @@ def train(config: TrainConfig) -> IDQL:
         'dataset_metadata': metadata,
         'transitions': len(dataset.rewards),
         'episodes': int(dataset.episodes.max()) + 1,
-        'config': asdict(config),
+        # Where the files lay says nothing about the policy, which goes to other machines.
+        'config': {k: v for k, v in asdict(config).items() if k not in ('root', 'output')},
         'code_version': code_version(),
         'torch_version': str(torch.__version__),
     }
@@ -136,7 +140,7 @@ def train(config: TrainConfig) -> IDQL:
                 for key, value in row.items():
                     tensorboard.add_scalar(key, value, step)
                 if not np.isfinite(list(row.values())).all():
-                    raise FloatingPointError(
+                    raise DivergenceError(
                         f'update {step}: expected finite losses, found {row}; look at the '
                         f'learning rates and the scale of the rewards, and at {metrics_file.name}'
                     )
@@ -205,8 +209,17 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
     Raises:
         ConfigError: It is not a checkpoint of this version.
+        OSError: It cannot be read.
     """
-    content = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        content = torch.load(path, map_location='cpu', weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what torch raises has no base of its own
+        raise ConfigError(
+            f'{path}: expected a checkpoint of training.train, found a file that PyTorch does '
+            f'not read without running code from it: {" ".join(str(error).split())[:200]}'
+        ) from error
     found = content.get('format_version') if isinstance(content, dict) else None
     if found != CHECKPOINT_FORMAT:
         raise ConfigError(
@@ -247,10 +260,15 @@ def read_config(path: Path) -> TrainConfig:
         path: The file.
 
     Raises:
-        ConfigError: A key is unknown or a value has the wrong type.
+        ConfigError: It is no YAML, a key is unknown or a value does not fit.
     """
-    values = yaml.safe_load(path.read_text())
-    return _from_yaml(TrainConfig, {'dataset': tyro.MISSING} | (values or {}), str(path))
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f'{path}: expected YAML, found {error}') from error
+    if isinstance(values, Mapping):
+        values = {'dataset': tyro.MISSING} | values
+    return _from_yaml(TrainConfig, values, str(path))
 
 
 def _from_yaml(kind: Any, value: Any, where: str) -> Any:
@@ -314,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=overrides,
         )
         train(config)
-    except (OSError, ValueError) as error:
+    except (DivergenceError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
 
 

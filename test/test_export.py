@@ -1,0 +1,169 @@
+"""The policy file: the trained network's answers, everything inside, and runnable anywhere."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from training import export as exporting
+from training.export import export, ExportError, main
+from training.idql import IDQL, IDQLConfig
+from training.train import save_checkpoint
+
+SPEC = json.dumps({'name': 'robot', 'third': 1 / 3, 'actions': []})
+
+
+def learner(**settings):
+    """Return a small learner whose averaged actor differs from its actor."""
+    torch.manual_seed(0)
+    idql = IDQL(
+        IDQLConfig(**{
+            'actor_width': 32, 'actor_blocks': 2, 'time_features': (8, 16),
+            'critic_hidden': (32, 32), 'value_hidden': (32, 32), 'normalise_observations': True,
+            'candidates': 5,
+        } | settings),
+        observation_mean=torch.tensor([10.0, 0.0, -3.0]),
+        observation_std=torch.tensor([0.1, 1.0, 5.0]),
+        action_center=torch.tensor([2.0, -0.5]),
+        action_scale=torch.tensor([1 / 3, 0.1]),
+    )
+    with torch.no_grad():
+        for parameter in idql.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape))
+    return idql.eval()
+
+
+def run(path, observations, noise):
+    """Return candidates, q and v of a policy file."""
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return session.run(
+        ['candidates', 'q', 'v'], {'observations': observations, 'noise': noise})
+
+
+@pytest.mark.parametrize('settings', [
+    {},
+    {'actor_activation': 'silu', 'value_input_layer_norm': True},
+    {'critic_layer_norm': True, 'value_layer_norm': True, 'critics': 4, 'schedule': 'cosine'},
+    {'actor_activation': 'relu', 'diffusion_steps': 1, 'schedule': 'linear'},
+    {'normalise_observations': False, 'actor_dropout': 0.5, 'diffusion_steps': 8},
+])
+@pytest.mark.parametrize('batch, number', [(1, 1), (1, 64), (3, 2)])
+def test_policy_file_gives_the_trained_networks_answers(tmp_path, settings, batch, number):
+    idql = learner(**settings)
+    export(idql, SPEC, {}, tmp_path / 'policy.onnx', samples=4)
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(batch, 3)).astype(np.float32)
+    shape = (batch, idql.config.diffusion_steps, number, 2)
+    noise = rng.normal(size=shape).astype(np.float32)
+    found = run(tmp_path / 'policy.onnx', observations, noise)
+    with torch.no_grad():
+        expected = idql(torch.from_numpy(observations), torch.from_numpy(noise))
+    assert found[0].shape == (batch, number, 2)
+    for theirs, ours in zip(found, expected, strict=True):
+        assert np.abs(theirs - ours.numpy()).max() < 2e-4
+
+
+def test_report_tells_the_worst_difference_found(tmp_path):
+    report = export(learner(), SPEC, {}, tmp_path / 'policy.onnx', samples=8)
+    assert report.comparisons == 8 * (1 + 5 + 7)
+    assert 0 < report.candidates_error < 1e-4
+    assert str(tmp_path / 'policy.onnx') in str(report)
+
+
+@pytest.mark.parametrize('net', ['averaged_actor', 'target_critics', 'value'])
+def test_file_that_differs_from_the_network_is_not_written(tmp_path, monkeypatch, net):
+    graph = exporting._graph
+
+    def other_network(idql):
+        other = learner()
+        with torch.no_grad():
+            for parameter in getattr(other, net).parameters():
+                parameter.mul_(1.01)
+        return graph(other)
+
+    monkeypatch.setattr(exporting, '_graph', other_network)
+    (tmp_path / 'policy.onnx').write_text('the one before')
+    with pytest.raises(ExportError, match='no file written'):
+        export(learner(), SPEC, {}, tmp_path / 'policy.onnx')
+    assert [p.name for p in tmp_path.iterdir()] == ['policy.onnx']
+    assert (tmp_path / 'policy.onnx').read_text() == 'the one before'
+
+
+def test_network_with_nan_is_not_written(tmp_path):
+    idql = learner()
+    with torch.no_grad():
+        idql.value.layers[0].bias[0] = float('nan')
+    with pytest.raises(ExportError, match='no file written'):
+        export(idql, SPEC, {}, tmp_path / 'policy.onnx')
+    assert not list(tmp_path.iterdir())
+
+
+def test_metadata_hold_spec_model_and_provenance_with_exact_numbers(tmp_path):
+    idql = learner()
+    provenance = {'dataset': 'demo/test-v0', 'tenth': 0.1}
+    export(idql, SPEC, provenance, tmp_path / 'policy.onnx', samples=4)
+    model = onnx.load(tmp_path / 'policy.onnx')
+    content = json.loads({p.key: p.value for p in model.metadata_props}['idql_ros'])
+    assert content['format_version'] == 1
+    assert content['spec'] == json.loads(SPEC)
+    assert content['provenance'] == provenance
+    scale = content['model'].pop('action_scale')
+    assert np.array_equal(np.float32(scale), idql.action_scale.numpy())
+    assert content['model'] == {
+        'observation_size': 3, 'action_size': 2, 'diffusion_steps': 5,
+        'critic_loss': 'expectile', 'critic_parameter': 0.7, 'candidates': 5,
+        'action_center': [2.0, -0.5],
+    }
+
+
+def test_old_runtimes_can_load_the_file(tmp_path):
+    export(learner(), SPEC, {}, tmp_path / 'policy.onnx', samples=4)
+    model = onnx.load(tmp_path / 'policy.onnx', load_external_data=False)
+    assert model.ir_version <= 9
+    assert [(o.domain, o.version) for o in model.opset_import] == [('', 17)]
+    assert all(node.domain == '' for node in model.graph.node)
+    assert not any(t.data_location for t in model.graph.initializer)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_graph_states_its_shapes(tmp_path):
+    export(learner(), SPEC, {}, tmp_path / 'policy.onnx', samples=4)
+    graph = onnx.load(tmp_path / 'policy.onnx').graph
+    shapes = {
+        value.name: [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert shapes == {
+        'observations': ['B', 3], 'noise': ['B', 5, 'N', 2],
+        'candidates': ['B', 'N', 2], 'q': ['B', 'N'], 'v': ['B'],
+    }
+
+
+def test_time_features_are_constants_and_observations_enter_the_actor_once(tmp_path):
+    export(learner(), SPEC, {}, tmp_path / 'policy.onnx', samples=4)
+    graph = onnx.load(tmp_path / 'policy.onnx').graph
+    operators = [node.op_type for node in graph.node]
+    assert not {'Sin', 'Cos'} & set(operators)
+    # Per step one product for the action, then two a block and one at the end; once for the
+    # observation's share; three layers each of critics and value.
+    products = operators.count('MatMul') + operators.count('Gemm')
+    assert products == 5 * (1 + 2 * 2 + 1) + 1 + 3 + 3
+    assert {tuple(t.dims) for t in graph.initializer if t.name.startswith('idql.actor')} == set()
+
+
+def test_command_line_exports_a_checkpoint_and_refuses_one_without_a_spec(tmp_path, capsys):
+    idql = learner()
+    content = {
+        'config': {'idql': vars(idql.config)}, 'spec_json': SPEC, 'provenance': {'a': 1},
+        'step': 0, 'model': idql.state_dict(),
+        'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
+    }
+    save_checkpoint(tmp_path / 'checkpoint.pt', content)
+    main([str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'out' / 'p.onnx')])
+    assert 'worst difference' in capsys.readouterr().out
+    assert (tmp_path / 'out' / 'p.onnx').exists()
+    save_checkpoint(tmp_path / 'checkpoint.pt', content | {'spec_json': None})
+    with pytest.raises(SystemExit, match='error: .*expected a spec, found none'):
+        main([str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'p.onnx')])

@@ -1,0 +1,89 @@
+"""The networks: equal to their plain formulas, and split without changing the result."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+from training.networks import Critic, mish, NoisePredictor, Value
+
+
+def test_mish_equals_its_definition_and_does_not_overflow():
+    x = torch.linspace(-60, 60, 24001, dtype=torch.float64)
+    expected = x * torch.tanh(F.softplus(x))
+    torch.testing.assert_close(mish(x.float()).double(), expected, atol=2e-6, rtol=2e-6)
+    x = torch.tensor([-1e4, -100.0, 100.0, 1e4], requires_grad=True)
+    mish(x).sum().backward()
+    assert x.grad.tolist() == pytest.approx([0, 0, 1, 1], abs=1e-30)
+
+
+@pytest.mark.parametrize('activation, function', [
+    ('mish', F.mish), ('silu', F.silu), ('relu', F.relu)])
+def test_noise_predictor_equals_the_plain_network_on_the_concatenation(activation, function):
+    torch.manual_seed(0)
+    net = NoisePredictor(5, 2, 16, 2, activation, (8, 12))
+    actions, observations = torch.randn(7, 2), torch.randn(7, 5)
+    times = torch.tensor([0, 1, 2, 3, 4, 0, 3])
+
+    angles = 2 * math.pi * times[:, None] * net.frequencies
+    features = torch.cat([torch.cos(angles), torch.sin(angles)], 1)
+    features = net.time_output(function(net.time_hidden(features)))
+    x = net.input(torch.cat([actions, observations, features], 1))
+    for block in net.blocks:
+        norm = F.layer_norm(x, (16,), block.norm.weight, block.norm.bias, 1e-6)
+        x = x + block.contract(function(block.expand(norm)))
+    expected = net.output(function(x))
+
+    share = net.observation_share(observations) + net.time_share(times)
+    torch.testing.assert_close(net(actions, share), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_paper_sized_actor_has_about_1_6_million_parameters():
+    net = NoisePredictor(17, 6)
+    assert sum(p.numel() for p in net.parameters()) == pytest.approx(1.6e6, rel=0.05)
+
+
+def test_dropout_acts_in_training_mode_only():
+    torch.manual_seed(0)
+    net = NoisePredictor(3, 2, 16, 1, 'mish', (8, 12), dropout=0.5)
+    actions, share = torch.randn(7, 2), torch.randn(7, 16)
+    assert not torch.equal(net.train()(actions, share), net(actions, share))
+    assert torch.equal(net.eval()(actions, share), net(actions, share))
+
+
+@pytest.mark.parametrize('layer_norm', [False, True])
+def test_each_critic_of_the_ensemble_is_an_independent_network(layer_norm):
+    torch.manual_seed(0)
+    critics = Critic(3, 2, members=4, hidden=(16, 8), layer_norm=layer_norm)
+    observations, actions = torch.randn(6, 3), torch.randn(6, 2)
+    q = critics(observations, actions)
+    assert q.shape == (4, 6)
+    state = dict(critics.named_parameters())
+    step = 3 if layer_norm else 2
+    for k in range(4):
+        x = torch.cat([observations, actions], 1)
+        for layer in (0, step):
+            x = x @ state[f'layers.{layer}.weight'][k] + state[f'layers.{layer}.bias'][k]
+            if layer_norm:
+                scale, bias = (state[f'layers.{layer + 1}.{p}'][k] for p in ('weight', 'bias'))
+                x = F.layer_norm(x, x.shape[1:], scale, bias, 1e-6)
+            x = F.relu(x)
+        last = 2 * step
+        x = x @ state[f'layers.{last}.weight'][k] + state[f'layers.{last}.bias'][k]
+        torch.testing.assert_close(q[k], x[:, 0], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(q[0], q[1])
+
+
+@pytest.mark.parametrize('input_layer_norm', [False, True])
+@pytest.mark.parametrize('layer_norm', [False, True])
+def test_value_ignores_the_scale_of_its_input_only_with_layer_norm_on_it(
+    input_layer_norm, layer_norm
+):
+    torch.manual_seed(0)
+    value = Value(3, (16, 16), input_layer_norm, layer_norm)
+    for parameter in value.parameters():  # biases start at 0, which hides them
+        torch.nn.init.normal_(parameter)
+    observations = torch.randn(6, 3)
+    assert value(observations).shape == (6,)
+    same = torch.allclose(value(10 * observations), value(observations), atol=1e-3)
+    assert same == input_layer_norm

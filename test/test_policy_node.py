@@ -1,0 +1,340 @@
+"""policy_node as a process of its own, under real rclpy and DDS."""
+
+import math
+import signal
+
+import pytest
+
+harness = pytest.importorskip('harness', reason='rclpy is not installed')
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+import numpy as np  # noqa: E402
+from rcl_interfaces.msg import Parameter, ParameterType  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from std_msgs.msg import Float64MultiArray, String  # noqa: E402
+
+NODE = 'idql_ros.policy_node'
+RATE = 20.0
+
+
+@pytest.fixture(scope='module')
+def fast_policy(tmp_path_factory):
+    """Return the default policy at a rate that keeps the tests short."""
+    return harness.policy_with(
+        tmp_path_factory.mktemp('policy') / 'fast.onnx',
+        lambda metadata: metadata['spec'].update(rate=RATE))
+
+
+@pytest.fixture
+def robot():
+    """Give the other side of the node."""
+    with harness.robot() as made:
+        yield made
+
+
+@pytest.fixture
+def active(fast_policy, tmp_path):
+    """Give a node that started itself with commands enabled."""
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log') as process:
+        yield process
+
+
+def set_enabled(robot, value):
+    request = SetParameters.Request(parameters=[Parameter(name='enable_commands')])
+    request.parameters[0].value.type = ParameterType.PARAMETER_BOOL
+    request.parameters[0].value.bool_value = value
+    response = robot.call(SetParameters, '/policy_node/set_parameters', request)
+    return response.results[0].successful
+
+
+def is_stop(command):
+    return not harness.velocity(command).any()
+
+
+def test_silent_until_active_and_after_deactivation(robot, fast_policy, tmp_path):
+    with harness.running(NODE, {'model': fast_policy, 'enable_commands': True},
+                         tmp_path / 'node.log') as process:
+        assert robot.change_state(Transition.TRANSITION_CONFIGURE)
+        robot.spin_until(lambda: robot.node.count_publishers('cmd_vel') == 1, 'its publisher')
+        for _ in range(20):
+            robot.publish_odometry()
+            robot.spin_for(0.02)
+        assert robot.commands == []
+        assert robot.change_state(Transition.TRANSITION_ACTIVATE)
+        robot.drive(lambda: len(robot.commands) >= 3, 'commands')
+        assert robot.change_state(Transition.TRANSITION_DEACTIVATE)
+        robot.spin_for(0.2)
+        assert is_stop(robot.commands[-1])
+        robot.commands.clear()
+        for _ in range(20):
+            robot.publish_odometry()
+            robot.spin_for(0.02)
+        assert robot.commands == []
+        assert robot.change_state(Transition.TRANSITION_ACTIVATE)
+        robot.drive(lambda: len(robot.commands) >= 3, 'commands after a second activation')
+        assert process.end() == 0
+        assert 'Traceback' not in process.output()
+
+
+def test_acts_once_a_period_with_the_stamp_of_the_observation(robot, active):
+    robot.drive(lambda: len(robot.commands) >= 1, 'a command')
+    robot.spin_for(0.2)
+    robot.commands.clear()
+    published = set()
+    for _ in range(60):
+        published.add(robot.publish_odometry(1.0, 2.0))
+        robot.spin_for(0.02)
+    stamps = [harness.stamp_ns(c) for c in robot.commands if not is_stop(c)]
+    assert set(stamps) <= published
+    periods = [int(stamp * RATE // 10**9) for stamp in stamps]
+    assert len(set(periods)) == len(periods)
+    assert len(stamps) >= 0.7 * 60 * 0.02 * RATE
+
+
+def test_sends_what_the_policy_file_decides(robot, active, fast_policy):
+    from idql_ros.policy import Policy
+    policy = Policy(fast_policy)
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=3.0, y=1.0)
+    command = next(c for c in robot.commands if not is_stop(c))
+    decision = policy.decide(
+        np.array([3.0, 1.0], np.float32), harness.stamp_ns(command), 0, policy.candidates)
+    assert np.array_equal(harness.velocity(command), decision.action.astype(float))
+
+
+def test_dry_run_sends_nothing_and_shows_what_it_would_send(robot, fast_policy, tmp_path):
+    previews = robot.listen(Float64MultiArray, '/policy_node/command_preview')
+    with harness.running(
+            NODE, {'model': fast_policy, 'autostart': True}, tmp_path / 'node.log') as process:
+        robot.drive(lambda: any(any(p.data) for p in previews), 'a preview')
+        assert robot.commands == []
+        assert 'dry run' in process.output()
+        assert set_enabled(robot, True)
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+        assert set_enabled(robot, False)
+        robot.spin_for(0.2)
+        assert is_stop(robot.commands[-1])
+        robot.commands.clear()
+        for _ in range(20):
+            robot.publish_odometry()
+            robot.spin_for(0.02)
+        assert robot.commands == []
+
+
+def expect_reason(robot, expected, **odometry):
+    """Publish odometry until /diagnostics is an error that contains `expected`."""
+    received = robot.listen(DiagnosticArray, '/diagnostics')
+
+    def found():
+        return any(expected in status.message and status.level == DiagnosticStatus.ERROR
+                   for array in received for status in array.status)
+    if odometry:
+        robot.drive(found, f'diagnostics with {expected!r}', **odometry)
+    else:
+        robot.spin_until(found, f'diagnostics with {expected!r}')
+
+
+def test_without_any_message_it_sends_the_stop_at_the_tick_rate_and_says_why(robot, active):
+    robot.spin_until(lambda: robot.commands, 'the stop')
+    robot.commands.clear()
+    robot.spin_for(1.0)
+    assert all(is_stop(c) for c in robot.commands)
+    assert 0.6 * RATE <= len(robot.commands) <= 1.2 * RATE
+    expect_reason(robot, 'odom): missing')
+    assert 'missing' in active.output()
+
+
+def test_a_stale_stream_stops_and_recovers(robot, active):
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+    last_ns = robot.publish_odometry()
+    robot.commands.clear()
+    robot.spin_until(lambda: any(is_stop(c) for c in robot.commands), 'the stop', limit_s=5)
+    stop = next(c for c in robot.commands if is_stop(c))
+    # max_age is 0.25 s; one tick later at most, and what the scheduler adds.
+    assert 0.25 <= (harness.stamp_ns(stop) - last_ns) / 1e9 <= 0.25 + 1 / RATE + 0.3
+    expect_reason(robot, 'stale')
+    robot.commands.clear()
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command again')
+
+
+@pytest.mark.parametrize(('what', 'expected'), [
+    ({'x': math.nan}, 'not finite'),
+    ({'y': math.inf}, 'not finite'),
+    ({'age_s': 1.0}, 'stale'),
+    ({'age_s': -5.0}, 'in the future'),
+])
+def test_an_invalid_message_is_answered_with_the_stop(robot, active, what, expected):
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+    robot.drive(lambda: robot.commands and is_stop(robot.commands[-1]), 'the stop', **what)
+    robot.commands.clear()
+    for _ in range(20):
+        robot.publish_odometry(**what)
+        robot.spin_for(0.02)
+    assert robot.commands
+    assert all(is_stop(c) for c in robot.commands)
+    expect_reason(robot, expected, **what)
+
+
+def test_a_message_of_another_type_is_no_observation(robot, active):
+    robot.node.destroy_publisher(robot.odometry)
+    wrong = robot.node.create_publisher(String, 'odom', 10)
+    robot.spin_until(lambda: robot.commands, 'the stop')
+    for _ in range(10):
+        wrong.publish(String(data='here'))
+        robot.spin_for(0.02)
+    assert all(is_stop(c) for c in robot.commands)
+    expect_reason(robot, 'no message of type nav_msgs/msg/Odometry')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_sends_the_stop_and_ends_cleanly(robot, active, number):
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+    active.child.send_signal(number)
+    active.child.send_signal(number)  # under a launch, Ctrl-C reaches a node twice
+    assert active.end(number) == 0
+    robot.spin_for(0.3)
+    assert is_stop(robot.commands[-1])
+    assert 'Traceback' not in active.output()
+
+
+def policy_that_spoils(path, output, spoil):
+    """Write a policy whose `output` is spoilt where the robot's x is above 5.
+
+    Args:
+        path: Where to write it.
+        output: 'candidates' or 'v'.
+        spoil: 'nan': not finite there; 'error': the inference fails there.
+    """
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    make = onnx.helper.make_node
+    harness.policy_with(path, lambda metadata: metadata['spec'].update(rate=RATE))
+    model = onnx.load(path)
+    for node in model.graph.node:
+        for i, name in enumerate(node.output):
+            if name == output:
+                node.output[i] = 'unspoilt'
+        for i, name in enumerate(node.input):
+            if name == output:
+                node.input[i] = 'unspoilt'
+    for name, value in (('column', np.array(0)), ('five', np.array(5.0, np.float32)),
+                        ('zeros', np.zeros(1, np.float32)), ('zero', np.array(0.0, np.float32))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, f'spoil_{name}'))
+    model.graph.node.append(
+        make('Gather', ['observations', 'spoil_column'], ['spoil_x'], axis=1))
+    if spoil == 'nan':
+        model.graph.node.extend([
+            make('Sub', ['spoil_five', 'spoil_x'], ['spoil_rest']),
+            make('Sqrt', ['spoil_rest'], ['spoil_root']),
+            make('Mul', ['spoil_root', 'spoil_zero'], ['spoil'])])
+    else:
+        model.graph.node.extend([
+            make('Greater', ['spoil_x', 'spoil_five'], ['spoil_is']),
+            make('Cast', ['spoil_is'], ['spoil_index'], to=onnx.TensorProto.INT64),
+            make('Gather', ['spoil_zeros', 'spoil_index'], ['spoil'])])
+    model.graph.node.append(make('Add', ['unspoilt', 'spoil'], [output]))
+    onnx.save(model, path)
+    return path
+
+
+def test_what_is_not_finite_is_never_sent(robot, tmp_path):
+    policy = policy_that_spoils(tmp_path / 'nan.onnx', 'candidates', 'nan')
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log'):
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=1.0)
+        robot.spin_for(0.2)
+        robot.commands.clear()
+        robot.drive(lambda: len(robot.commands) >= 5, 'the stop', x=9.0)
+        assert all(is_stop(c) for c in robot.commands)
+        expect_reason(robot, 'not finite', x=9.0)
+
+
+def test_an_exception_sends_the_stop_and_ends_with_an_error(robot, tmp_path):
+    policy = policy_that_spoils(tmp_path / 'error.onnx', 'v', 'error')
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log') as process:
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=1.0)
+        robot.drive(lambda: process.child.poll() is not None, 'its end', x=9.0)
+        robot.spin_for(0.3)
+        assert process.child.returncode == 1
+        assert is_stop(robot.commands[-1])
+        assert 'Gather' in process.output()
+
+
+def test_limits_hold_whatever_the_policy_asks(robot, tmp_path):
+    def narrow(metadata):
+        metadata['spec'].update(rate=RATE)
+        for dimension in metadata['spec']['actions'][0]['dimensions']:
+            dimension.update(lower=-0.1, upper=0.3)
+    policy = harness.policy_with(tmp_path / 'narrow.onnx', narrow)
+    received = robot.listen(DiagnosticArray, '/diagnostics')
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log'):
+        robot.drive(lambda: len([c for c in robot.commands if not is_stop(c)]) >= 20, 'commands')
+        robot.drive(lambda: any('held to' in s.message for a in received for s in a.status),
+                    'a report of the limit')
+    values = np.array([harness.velocity(c) for c in robot.commands])
+    assert values.min() >= -0.1
+    assert values.max() <= 0.3
+
+
+def test_ticks_by_its_own_clock_where_the_spec_says_timer(robot, tmp_path):
+    policy = harness.policy_with(
+        tmp_path / 'timer.onnx',
+        lambda metadata: metadata['spec'].update(rate=RATE, tick='timer'))
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log'):
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+        robot.commands.clear()
+        robot.drive(lambda: len(robot.commands) >= 20, 'commands')
+        stamps = np.array([harness.stamp_ns(c) for c in robot.commands]) / 1e9
+        assert abs(np.median(np.diff(stamps)) - 1 / RATE) < 0.2 / RATE
+        robot.commands.clear()
+        robot.spin_until(lambda: robot.commands and is_stop(robot.commands[-1]), 'the stop')
+
+
+@pytest.mark.parametrize(('name', 'content', 'expected'), [
+    ('absent.onnx', None, 'cannot be read'),
+    ('text.onnx', b'no policy', 'not an ONNX file'),
+    ('truncated.onnx', 'half', 'not an ONNX file'),
+])
+def test_a_bad_policy_file_is_refused_in_one_line(tmp_path, name, content, expected):
+    path = tmp_path / name
+    if content == 'half':
+        whole = harness.DEFAULT_POLICY.read_bytes()
+        content = whole[:len(whole) // 2]
+    if content is not None:
+        path.write_bytes(content)
+    process = harness.Process(NODE, {'model': path, 'autostart': True}, tmp_path / 'node.log')
+    assert process.child.wait(20) == 1
+    assert 'Traceback' not in process.output()
+    lines = [line for line in process.output().splitlines() if name in line]
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+def test_a_bad_policy_file_leaves_the_node_unconfigured(robot, tmp_path):
+    def disagree(metadata):
+        metadata['model']['observation_size'] = 3
+    policy = harness.policy_with(tmp_path / 'sizes.onnx', disagree)
+    with harness.running(NODE, {'model': policy}, tmp_path / 'node.log') as process:
+        assert not robot.change_state(Transition.TRANSITION_CONFIGURE)
+        # What the state does not allow is refused, and the node lives on.
+        assert not robot.change_state(Transition.TRANSITION_ACTIVATE)
+        assert not robot.change_state(Transition.TRANSITION_CONFIGURE)
+        assert 'observation_size: expected 2' in process.output()
+
+
+def test_a_tick_waits_for_who_listens(robot, active):
+    # With no subscription to cmd_vel a command would reach nobody; the tick is taken when one is
+    # there.
+    robot.node.destroy_subscription(next(iter(robot.node.subscriptions)))
+    robot.drive(lambda: 'nobody listens' in active.output(), 'the report')
+    robot.node.create_subscription(
+        harness.TwistStamped, 'cmd_vel', robot.commands.append, 100)
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
