@@ -144,12 +144,16 @@ class Policy:
         expected_shapes = {
             'observations': (None, o), 'noise': (None, steps, None, a),
             'candidates': (None, None, a), 'q': (None, None), 'v': (None,)}
+        values = (*self._session.get_inputs(), *self._session.get_outputs())
         found_shapes = {value.name: tuple(
-            size if isinstance(size, int) else None for size in value.shape)
-            for value in (*self._session.get_inputs(), *self._session.get_outputs())}
+            size if isinstance(size, int) else None for size in value.shape) for value in values}
         if found_shapes != expected_shapes:
             raise PolicyError(f'{self.path}: graph: expected inputs and outputs {expected_shapes} '
                               f'(None: any size) as its metadata say, found {found_shapes}')
+        found_types = {value.type for value in values}
+        if found_types != {'tensor(float)'}:
+            raise PolicyError(f'{self.path}: graph: expected inputs and outputs of float32, found '
+                              f'{", ".join(sorted(found_types))}')
         return steps, whole['candidates']
 
     def decide(self, observation: np.ndarray, tick_ns: int, seed: int,

@@ -62,6 +62,14 @@ class SimNode(Node):
         self._robot = SimulatedRobot(
             make(environment), spec, self._value('seed'), lambda t: messages.ros_class(t)())
         self._spec = spec
+        # Topics whose messages carry the tick they belong to.
+        self._stamped = {s.topic for s in spec.observations
+                         if hasattr(messages.ros_class(s.type)(), 'header')}
+        if self._value('lock_step') and (spec.tick != 'arrival' or not self._stamped):
+            raise SimulationError(
+                f'spec {spec.name}: lock-step expects tick: arrival and an observation whose '
+                'message has a header, which carries the time of the tick; found tick: '
+                f'{spec.tick}, headers on {sorted(self._stamped) or "no topic"}')
         self._commands: dict[str, Any] = {}
         self._received_s: float | None = None
         self._observation_publishers = {
@@ -181,7 +189,9 @@ class SimNode(Node):
         stamp = Time(nanoseconds=self._robot.time_ns).to_msg()
         self._clock_publisher.publish(Clock(clock=stamp))
         for topic, message in self._robot.observe().items():
-            self._observation_publishers[topic].publish(message)
+            # Without a header a message says not which tick it belongs to, only that it is new.
+            if topic in self._stamped or self._robot.at_tick or not self._value('lock_step'):
+                self._observation_publishers[topic].publish(message)
 
     def _wait_for_commands(self, executor: SingleThreadedExecutor) -> np.ndarray | None:
         """Return the action that answers the tick, or the robot's own stop after the time-out."""

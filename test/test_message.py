@@ -272,7 +272,7 @@ def test_plain_message_has_the_precision_of_the_real_one():
 def test_types_that_cannot_be_made_are_refused_by_name():
     with pytest.raises(MessageError, match='message type tf2_msgs/msg/TFMessage: cannot be made'):
         messages.blank('tf2_msgs/msg/TFMessage')
-    with pytest.raises(MessageError, match='no_such_msgs/msg/Thing: not installed .* no_such_msgs'):
+    with pytest.raises(MessageError, match='no_such_msgs/msg/Thing: not installed'):
         messages.ros_class('no_such_msgs/msg/Thing')
 
 

@@ -259,8 +259,8 @@ def main(
     idql = timed('train', lambda: train(config))
     checkpoint = read_checkpoint(output / 'training' / CHECKPOINT)
     path = output / 'policy.onnx'
-    timed('export', lambda: export(
-        idql, checkpoint['spec_json'], checkpoint['provenance'], path))
+    print(timed('export', lambda: export(
+        idql, checkpoint['spec_json'], checkpoint['provenance'], path)))
 
     def score() -> dict[str, list[evaluate.EpisodeResult]]:
         policy = Policy(path)

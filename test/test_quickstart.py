@@ -1,0 +1,88 @@
+"""The quick start: every step of the demo, small, as a user runs it; and what the README says."""
+
+import json
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import pytest
+
+for module in ('torch', 'minari', 'rosbags', 'ogbench', 'rclpy'):
+    pytest.importorskip(module, reason=f'{module} is not installed')
+
+SOURCE = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+    """Run the small demo; return its folder and what it printed."""
+    output = tmp_path_factory.mktemp('quickstart') / 'demo_output'
+    done = subprocess.run(
+        [sys.executable, '-m', 'training.demo', '--small', '--output', str(output)],
+        cwd=SOURCE, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output, done
+
+
+def test_every_step_runs_and_is_summarised(demo):
+    output, done = demo
+    summary = json.loads((output / 'summary.json').read_text())
+    assert summary['episodes'] == 5
+    assert set(summary['success']) == {'driver', 'one_sample', 'idql', 'idql_ros'}
+    assert 0 < summary['latency_ms']['p50'] <= summary['latency_ms']['p99']
+    assert set(summary['seconds']) == {
+        'record', 'convert', 'train', 'export', 'evaluate', 'deploy', 'total'}
+    for name in ('summary.md', 'trajectories.png', 'training.png', 'latency.png'):
+        assert (output / name).stat().st_size > 200
+    assert 'worst' in done.stdout  # of the exported file against the trained network
+    for bar in ('record', 'convert', 'driver', 'one sample', 'IDQL', 'ROS 2'):
+        assert f'{bar}:' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+def test_returns_over_ros_equal_those_of_the_evaluation(demo):
+    output, _ = demo
+    summary = json.loads((output / 'summary.json').read_text())
+    assert summary['ros_returns_equal'] is True
+    assert summary['returns']['idql_ros'] == summary['returns']['idql']
+    assert summary['command_timeouts'] == 0
+    for log in (output / 'ros').glob('*.log'):
+        assert 'Traceback' not in log.read_text()
+
+
+def test_the_dataset_is_one_that_plain_minari_loads(demo, monkeypatch):
+    import minari
+    output, _ = demo
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(output / 'datasets'))
+    dataset = minari.load_dataset('demo/pointmaze-medium-v0')
+    # 4 bags of 3000 steps, five a decision; the first tick of a bag only starts it.
+    assert 4 * 600 - 8 <= dataset.total_steps <= 4 * 600
+    for episode in dataset.iterate_episodes():
+        assert len(episode.observations) == len(episode.actions) + 1
+        assert (episode.rewards == 0.0).sum() == episode.terminations.sum()
+
+
+def test_the_policy_file_alone_is_scored(demo):
+    output, _ = demo
+    done = subprocess.run(
+        [sys.executable, '-m', 'training.evaluate', str(output / 'policy.onnx'), '--episodes', '2',
+         '--json-file', str(output / 'scores.json')],
+        cwd=SOURCE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = json.loads((output / 'scores.json').read_text())
+    summary = json.loads((output / 'summary.json').read_text())
+    assert scores['candidates']['32']['returns'] == summary['returns']['idql'][:2]
+
+
+def test_the_readme_names_commands_that_exist():
+    readme = (SOURCE / 'README.md').read_text()
+    makefile = (SOURCE / 'Makefile').read_text()
+    for target in set(re.findall(r'`?make (\w+)', readme)):
+        assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
+    for module in set(re.findall(r'python -m (training\.\w+)', readme)):
+        assert (SOURCE / (module.replace('.', '/') + '.py')).is_file(), module
+    for launch_file in set(re.findall(r'(\w+\.launch\.py)', readme)):
+        assert (SOURCE / 'launch' / launch_file).is_file(), launch_file
+    for path in set(re.findall(r'\]\((?!https?:)([^)#]+)\)', readme)):
+        assert (SOURCE / path).exists(), path
