@@ -307,7 +307,13 @@ class PolicyNode(LifecycleNode):
                 now_ns < self._grace_until_ns <= now_ns + self._shortest_age_ns(spec)):
             return
         observation, reasons = self._observer.observe(now_ns)
-        if observation is None:
+        silent_ns = now_ns - max(self._grace_until_ns, self._taken_ns or 0)
+        # Fresh signals that complete no tick; after the time in which silence would be told as such.
+        if observation is not None and (
+                silent_ns > 2 * period_ns + self._shortest_age_ns(spec)):
+            reasons = [f'no tick for {silent_ns / messages.NS:.3f} s: expected every signal at '
+                       f'least once a period of {period_ns / messages.NS:.3f} s']
+        if reasons:
             self._send_stop(now_ns, reasons)
 
     def _begin(self, tick_ns: int) -> None:

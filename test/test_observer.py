@@ -1,4 +1,4 @@
-"""The observation at a tick: the newest numbers that are fresh, or the reasons why there are none."""
+"""The observation at a tick: the newest fresh numbers, or the reasons why there are none."""
 
 from idql_ros import message as messages
 from idql_ros import spec as specs

@@ -37,7 +37,7 @@ def refusal(path):
 
 def changed(path, change):
     """Write the default policy with its metadata, a dictionary, changed by a function."""
-    onnx = pytest.importorskip('onnx', reason='onnx, which rewrites the metadata, is not installed')
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
     model = onnx.load(DEFAULT)
     entry, = (entry for entry in model.metadata_props if entry.key == policies.METADATA_KEY)
     metadata = json.loads(entry.value)

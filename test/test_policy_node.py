@@ -338,3 +338,26 @@ def test_a_tick_waits_for_who_listens(robot, active):
     robot.node.create_subscription(
         harness.TwistStamped, 'cmd_vel', robot.commands.append, 100)
     robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+
+
+def test_a_signal_that_comes_less_than_once_a_period_stops(robot, tmp_path):
+    def split(metadata):
+        spec = metadata['spec']
+        spec['rate'] = RATE
+        x = spec['observations'][0]
+        y = {**x, 'name': 'y', 'topic': 'odom_y', 'fields': x['fields'][1:], 'max_age': 30.0}
+        spec['observations'] = [{**x, 'fields': x['fields'][:1]}, y]
+    policy = harness.policy_with(tmp_path / 'two.onnx', split)
+    other = robot.node.create_publisher(harness.Odometry, 'odom_y', 10)
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log'):
+        robot.spin_until(lambda: other.get_subscription_count() == 1, 'its subscription')
+        message = harness.Odometry()
+        stamp_ns = robot.publish_odometry()
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+        other.publish(message)
+        expect_reason(robot, 'no tick for', x=1.0)
+        robot.commands.clear()
+        robot.drive(lambda: len(robot.commands) >= 5, 'the stop')
+        assert all(is_stop(c) for c in robot.commands)

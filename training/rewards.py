@@ -24,7 +24,14 @@ def sparse_goal(
 
     Returns:
         rewards (n,) float32 and terminals (n,) bool.
+
+    Raises:
+        ValueError: There are more numbers in the goal than in an observation.
     """
+    for seen in within[:1]:
+        if not 1 <= len(goal) <= seen.shape[1]:
+            raise ValueError(
+                f'expected a goal of 1 to {seen.shape[1]} numbers, found {len(goal)}')
     reached = np.array([
         bool(np.any(np.linalg.norm(seen[:, :len(goal)] - goal, axis=1) <= tolerance))
         for seen in within
