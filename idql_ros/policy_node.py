@@ -308,7 +308,7 @@ class PolicyNode(LifecycleNode):
             return
         observation, reasons = self._observer.observe(now_ns)
         silent_ns = now_ns - max(self._grace_until_ns, self._taken_ns or 0)
-        # Fresh signals that complete no tick; after the time in which silence would be told as such.
+        # Fresh signals that complete no tick; told after silence would have been told as such.
         if observation is not None and (
                 silent_ns > 2 * period_ns + self._shortest_age_ns(spec)):
             reasons = [f'no tick for {silent_ns / messages.NS:.3f} s: expected every signal at '

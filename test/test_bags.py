@@ -168,9 +168,7 @@ def test_ticks_of_a_timer_take_what_was_logged_by_then(tmp_path):
         recording.add('position', [98, 0], tick_ns + 400 * MS)
         recording.add('velocity', [k / 10], tick_ns, tick_ns + 10 * MS)
     found = shape(read_segments(recording.save(tmp_path / 'bag'), spec))
-    # Nothing is known of the time before the first message: the first tick is the next one. The
-    # last one is not over before a message comes after it.
-    assert found == [ticks(1, 4)]
+    assert found == [ticks(0, 4)]
 
 
 def test_timer_cuts_where_the_newest_observation_is_too_old(tmp_path):

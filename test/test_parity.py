@@ -75,9 +75,10 @@ def record(spec, seed, ticks):
                 values[0] = np.nan
             if signal.name == 'heading':  # it shares the odometry's messages
                 continue
-            # Some messages overtake others on their way to the recorder.
+            # Some messages are overtaken on their way to the recorder.
+            delay_ms = 150 if rng.random() < 0.1 else 9
             recording.add(signal.name, values, stamp_ns,
-                          stamp_ns + int(rng.integers(MS, 150 * MS if rng.random() < 0.1 else 9 * MS)))
+                          stamp_ns + int(rng.integers(MS, delay_ms * MS)))
         if step % 5 == 0 and rng.random() < 0.95:
             for command in spec.actions:
                 stamp_ns = T + 100 * MS * step
@@ -111,9 +112,7 @@ def test_replayed_bag_gives_bit_identical_observations(
     assert len(live) >= len(dataset.observations) + 1
 
 
-def test_clean_recording_gives_every_tick_of_the_live_path():
-    import tempfile
-    from pathlib import Path
+def test_clean_recording_gives_every_tick_of_the_live_path(tmp_path):
     spec = robot(*SPECS['several'])
     recording = Recording(spec)
     rng = np.random.default_rng(0)
@@ -124,9 +123,8 @@ def test_clean_recording_gives_every_tick_of_the_live_path():
         if step % 5 == 0:
             recording.add('velocity', [1], stamp_ns, stamp_ns + 20 * MS)
             recording.add('gripper', [1], stamp_ns, stamp_ns + 20 * MS)
-    with tempfile.TemporaryDirectory() as folder:
-        path = recording.save(Path(folder) / 'bag')
-        live = np.stack(list(replay(path, spec, decoder_of_rosbags).values()))
-        segment, = bags.read_segments(path, spec)
+    path = recording.save(tmp_path / 'bag')
+    live = np.stack(list(replay(path, spec, decoder_of_rosbags).values()))
+    segment, = bags.read_segments(path, spec)
     assert live.shape == (10, spec.observation_size)
     assert np.stack(segment.observations).tobytes() == live.tobytes()
