@@ -71,15 +71,20 @@ def make(name: str, **kwargs: Any) -> Any:
     try:
         # A Gymnasium id may hold a colon too (module:id); it has a version at its end.
         if colon and factory_name.isidentifier():
-            return getattr(importlib.import_module(module_name), factory_name)(**kwargs)
-        import gymnasium
-        return gymnasium.make(name, **kwargs)
+            env = getattr(importlib.import_module(module_name), factory_name)(**kwargs)
+        else:
+            import gymnasium
+            env = gymnasium.make(name, **kwargs)
     except SimulationError:
         raise
     except Exception as error:  # whatever a foreign factory raises
         raise SimulationError(
             f'environment {name}: expected module:factory or a Gymnasium id, found '
-            f'{type(error).__name__}: {error}') from error
+            f'{type(error).__name__}: {" ".join(str(error).split())}') from error
+    if not hasattr(env, 'action_space'):
+        raise SimulationError(
+            f'environment {name}: expected a Gymnasium environment, found a {type(env).__name__}')
+    return env
 
 
 def _step_seconds(env: Any) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
@@ -290,6 +291,10 @@ def main() -> None:
         node.run(executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except rclpy_implementation.RCLError:
+        # A signal shut ROS down between two lines that use it.
+        if rclpy.ok():
+            raise
     except (SpecError, PolicyError, SimulationError, messages.MessageError, OSError) as error:
         rclpy.logging.get_logger('sim_node').fatal(str(error))
         failed = True

@@ -51,6 +51,8 @@ class FieldPath:
         return 1 if self.start is None else self.stop - self.start
 
 
+# No message of a robot is longer; a spec in a policy file may come from anywhere.
+_MAX_ELEMENTS = 100_000
 _PATH = re.compile(
     r'(?P<attributes>[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*)'
     r'(?:\[(?:(?P<start>\d+)(?::(?P<stop>\d+))?|(?P<joint>[A-Za-z_/][\w/.-]*))\])?', re.ASCII)
@@ -67,8 +69,8 @@ def parse_path(text: str) -> FieldPath:
         return FieldPath(text, attributes, joint=match['joint'])
     start = int(match['start'])
     stop = int(match['stop']) if match['stop'] else start + 1
-    if stop <= start:
-        raise ValueError('expected a slice [start:stop] with stop > start')
+    if not start < stop <= _MAX_ELEMENTS:
+        raise ValueError(f'expected a slice [start:stop] with start < stop <= {_MAX_ELEMENTS}')
     return FieldPath(text, attributes, start, stop)
 
 
@@ -256,11 +258,23 @@ def _exact(rate: float) -> tuple[int, int]:
     return fractions.Fraction(str(rate)).as_integer_ratio()
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader takes the last of two equal keys; of two limits that is no choice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key {key} is there twice', node.value[i][0].start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def load(path: str | pathlib.Path) -> Spec:
     """Read a spec from a YAML file; raise SpecError that names the file."""
     path = pathlib.Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding='utf-8'))
+        data = yaml.load(path.read_text(encoding='utf-8'), _UniqueKeyLoader)
     except OSError as error:
         raise SpecError(f'{path}: cannot be read: {error.strerror}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

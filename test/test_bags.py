@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip('rosbags', reason='rosbags is not installed')
 pytest.importorskip('minari', reason='minari is not installed')
 from idql_ros import message as messages  # noqa: E402
-from recording import drive, GRIPPER, JOINTS, LEVEL, MS, ODOMETRY  # noqa: E402
-from recording import Recording, robot, T, VELOCITY  # noqa: E402
+import recording as rec  # noqa: E402
+from recording import drive, MS, Recording, robot, T  # noqa: E402
 from training import bags, rewards  # noqa: E402
 from training.bags import BagError, read_segments  # noqa: E402
 from training.datasets import DatasetError, load_minari  # noqa: E402
@@ -133,7 +133,7 @@ def test_number_that_is_not_finite_cuts(tmp_path, topic, cut):
 
 
 def test_tick_of_several_signals_begins_when_the_last_is_in(tmp_path):
-    spec = robot((ODOMETRY, JOINTS, LEVEL), (VELOCITY, GRIPPER))
+    spec = robot((rec.ODOMETRY, rec.JOINTS, rec.LEVEL), (rec.VELOCITY, rec.GRIPPER))
     recording = Recording(spec)
     for k in range(4):
         stamp_ns = T + 500 * MS * k
@@ -150,7 +150,7 @@ def test_tick_of_several_signals_begins_when_the_last_is_in(tmp_path):
 
 
 def test_decision_needs_a_command_on_every_topic(tmp_path):
-    spec = robot(actions=(VELOCITY, GRIPPER))
+    spec = robot(actions=(rec.VELOCITY, rec.GRIPPER))
     recording = drive(6, spec)
     for k in (0, 1, 3, 4, 5):
         recording.add('gripper', [1], T + 500 * MS * k, T + 500 * MS * k + 20 * MS)
@@ -183,15 +183,24 @@ def test_timer_cuts_where_the_newest_observation_is_too_old(tmp_path):
     assert found[0][0] == [0.8, 1.8, 2.8] and found[1][0] == [4.8, 5.8, 6.8, 7.8]
 
 
+def test_recorder_with_a_clock_of_its_own_changes_nothing(tmp_path):
+    recording = drive(4)
+    expected, = read_segments(recording.save(tmp_path / 'same'), robot())
+    recording.entries = [(logged_ns + 10**12, *rest) for logged_ns, *rest in recording.entries]
+    found, = read_segments(recording.save(tmp_path / 'other'), robot())
+    assert shape([found]) == shape([expected])
+    assert [w.tolist() for w in found.within] == [w.tolist() for w in expected.within]
+
+
 def test_leading_slashes_of_topics_do_not_matter(tmp_path):
-    spec = robot(({**ODOMETRY, 'topic': '/odom'},), ({**VELOCITY, 'topic': '/cmd_vel'},))
+    spec = robot(({**rec.ODOMETRY, 'topic': '/odom'},), ({**rec.VELOCITY, 'topic': '/cmd_vel'},))
     assert shape(read_segments(drive(4).save(tmp_path / 'bag'), spec)) == [ticks(0, 3)]
 
 
 def test_command_can_be_observed_too(tmp_path):
-    before = {'name': 'before', 'topic': 'cmd_vel', 'type': VELOCITY['type'],
-              'fields': VELOCITY['fields'], 'unit': 'm/s', 'max_age': 1}
-    spec = robot((ODOMETRY, before), tick='timer')
+    before = {'name': 'before', 'topic': 'cmd_vel', 'type': rec.VELOCITY['type'],
+              'fields': rec.VELOCITY['fields'], 'unit': 'm/s', 'max_age': 1}
+    spec = robot((rec.ODOMETRY, before), tick='timer')
     recording = drive(6)
     segment, = read_segments(recording.save(tmp_path / 'bag'), spec)
     previous = [float(o[2]) for o in segment.observations[1:]]
@@ -207,15 +216,16 @@ def test_missing_topic_is_named_with_those_that_are_there(tmp_path):
 
 def test_wrong_type_is_named_with_the_right_one(tmp_path):
     path = drive(3).save(tmp_path / 'bag')
-    spec = robot(actions=({**VELOCITY, 'type': 'geometry_msgs/msg/Twist', 'fields': ['linear.x']},))
+    twist = {**rec.VELOCITY, 'type': 'geometry_msgs/msg/Twist', 'fields': ['linear.x']}
+    spec = robot(actions=(twist,))
     assert refusal(path, spec) == (
         'topic cmd_vel: expected geometry_msgs/msg/Twist as the spec states, found '
         'geometry_msgs/msg/TwistStamped')
 
 
 def test_message_that_a_command_cannot_be_read_from_is_named(tmp_path):
-    array = {**GRIPPER, 'type': 'std_msgs/msg/Float64MultiArray', 'fields': ['data[0]']}
-    recording = drive(3, robot(actions=(VELOCITY, array)))
+    array = {**rec.GRIPPER, 'type': 'std_msgs/msg/Float64MultiArray', 'fields': ['data[0]']}
+    recording = drive(3, robot(actions=(rec.VELOCITY, array)))
     recording.add_message('gripper', messages.blank(array['type']), T + 20 * MS)
     assert refusal(recording.save(tmp_path / 'bag'), recording.spec) == (
         'topic gripper (std_msgs/msg/Float64MultiArray): field data[0] has 0 elements')

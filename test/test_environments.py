@@ -250,5 +250,10 @@ def test_unknown_environment_is_refused_in_one_line(name):
     assert '\n' not in str(refused.value)
 
 
+def test_factory_of_something_else_is_refused():
+    with pytest.raises(SimulationError, match='expected a Gymnasium environment, found a str'):
+        environments.make('os:getcwd')
+
+
 def test_gymnasium_ids_are_made():
     assert environments.make('Pendulum-v1').unwrapped.spec.id == 'Pendulum-v1'

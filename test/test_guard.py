@@ -26,8 +26,8 @@ def guard(*commands):
             'name': f'command_{i}', 'topic': f'command_{i}', 'fields': [f'data[0:{len(command)}]'],
             'type': 'std_msgs/msg/Float64MultiArray',
             'dimensions': [{**KINDS[stop], 'unit': 'rad', 'lower': lower, 'upper': upper}
-                           for stop, lower, upper in command]}
-            for i, command in enumerate(commands)]}
+                           for stop, lower, upper in command]
+        } for i, command in enumerate(commands)]}
     return Guard(specs.parse(data, 'robot.yaml'))
 
 

@@ -134,6 +134,21 @@ def test_yaw_is_the_angle_about_the_vertical(axis, angle, yaw):
     assert messages.read(both, message) == pytest.approx([math.cos(yaw), math.sin(yaw)], abs=1e-6)
 
 
+def test_yaw_of_any_orientation_is_where_its_x_axis_points():
+    made = stream(ODOMETRY, *ORIENTATION, operations=['yaw'])
+    for x, y, z, w in np.random.default_rng(0).normal(size=(50, 4)):
+        norm = math.sqrt(x * x + y * y + z * z + w * w)
+        vector, w = np.array([x, y, z]) / norm, w / norm
+        message = messages.blank(ODOMETRY)
+        orientation = message.pose.pose.orientation
+        orientation.x, orientation.y, orientation.z, orientation.w = *vector, w
+        # The x axis, rotated by the quaternion (Rodrigues' formula).
+        axis = np.array([1.0, 0.0, 0.0])
+        turned = axis + 2 * np.cross(vector, np.cross(vector, axis) + w * axis)
+        assert messages.read(made, message) == pytest.approx(
+            [math.atan2(turned[1], turned[0])], abs=1e-6)
+
+
 def test_cos_sin_gives_pairs_and_takes_them_back_to_angles():
     made = stream('std_msgs/msg/Float64MultiArray', 'data[0:2]', operations=['cos_sin'])
     angles = np.array([0.4, -2.5])

@@ -171,6 +171,15 @@ def test_message_without_a_header_is_never_overtaken():
     assert fed.values(T)[2] == 2.0
 
 
+def test_signal_without_header_is_as_old_as_the_tick_it_came_with():
+    fed = Fed(POSITION, LEVEL)
+    fed.odometry(T, 1.0)
+    # In simulation the node's clock may have stood still for longer than the maximum age.
+    fed.level(T - 10**9, 2.0)
+    assert fed.observer.take_tick(T - 10**9) == T
+    assert fed.values(T) == [1.0, 0.0, 2.0]
+
+
 def test_topic_of_no_signal_is_ignored():
     fed = Fed(POSITION)
     fed.level(T, 1.0, topic='elsewhere')

@@ -9,8 +9,8 @@ pytest.importorskip('minari', reason='minari is not installed')
 from hypothesis import strategies as st  # noqa: E402
 from idql_ros import message as messages  # noqa: E402
 from idql_ros.observer import Observer  # noqa: E402
-from recording import GRIPPER, JOINTS, LEVEL, MS, ODOMETRY  # noqa: E402
-from recording import Recording, robot, T, VELOCITY  # noqa: E402
+import recording as rec  # noqa: E402
+from recording import MS, Recording, robot, T  # noqa: E402
 from training import bags  # noqa: E402
 from training.datasets import load_minari  # noqa: E402
 
@@ -18,8 +18,8 @@ YAW = {'name': 'heading', 'topic': 'odom', 'type': 'nav_msgs/msg/Odometry',
        'fields': [f'pose.pose.orientation.{axis}' for axis in 'xyzw'], 'operations': ['yaw'],
        'unit': 'rad', 'max_age': 0.25}
 SPECS = {
-    'one': ([ODOMETRY], [VELOCITY]),
-    'several': ([JOINTS, ODOMETRY, LEVEL, YAW], [VELOCITY, GRIPPER]),
+    'one': ([rec.ODOMETRY], [rec.VELOCITY]),
+    'several': ([rec.JOINTS, rec.ODOMETRY, rec.LEVEL, YAW], [rec.VELOCITY, rec.GRIPPER]),
 }
 
 
