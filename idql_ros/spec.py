@@ -70,7 +70,8 @@ def parse_path(text: str) -> FieldPath:
     start = int(match['start'])
     stop = int(match['stop']) if match['stop'] else start + 1
     if not start < stop <= _MAX_ELEMENTS:
-        raise ValueError(f'expected a slice [start:stop] with start < stop <= {_MAX_ELEMENTS}')
+        raise ValueError(
+            f'expected a slice [start:stop] with stop > start and stop <= {_MAX_ELEMENTS}')
     return FieldPath(text, attributes, start, stop)
 
 
@@ -274,7 +275,7 @@ def load(path: str | pathlib.Path) -> Spec:
     """Read a spec from a YAML file; raise SpecError that names the file."""
     path = pathlib.Path(path)
     try:
-        data = yaml.load(path.read_text(encoding='utf-8'), _UniqueKeyLoader)
+        data = _UniqueKeyLoader(path.read_text(encoding='utf-8')).get_single_data()
     except OSError as error:
         raise SpecError(f'{path}: cannot be read: {error.strerror}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
