@@ -220,7 +220,7 @@ class SimulatedRobot:
         # While the robot stops, the guard goes on to hold what it held when the stop began.
         held = self._stopped
         if held is None or not np.array_equal(action, held):
-            held, _ = self._guard.act(action)
+            held, _ = self._guard.act(action, 0.0)
             self._stopped = None
         if held is None:
             raise SimulationError(f'expected a finite action, found {action.tolist()}')

@@ -50,14 +50,18 @@ class Guard:
         """Take a valid observation (O,), for the stops that hold what is measured."""
         self._measured = observation
 
-    def act(self, action: np.ndarray) -> tuple[np.ndarray | None, list[Limited]]:
-        """Return what may be sent for an action (A,).
+    def act(self, action: np.ndarray, q: float) -> tuple[np.ndarray | None, list[Limited]]:
+        """Return what may be sent for an action.
+
+        Args:
+            action: (A,), what the policy asks for.
+            q: Q of the action, by which it was chosen.
 
         Returns:
-            The action within the limits, float32 (A,), and the limits that bit; or None where the
-            action is not finite, and then the stop is due.
+            The action within the limits, float32 (A,), and the limits that bit; or None where
+            action or Q are not finite, and then the stop is due.
         """
-        if not np.all(np.isfinite(action)):
+        if not np.all(np.isfinite(action)) or not np.isfinite(q):
             return None, []
         with np.errstate(over='ignore'):
             asked = action.astype(np.float32)

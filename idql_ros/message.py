@@ -322,6 +322,27 @@ def check_fields(stream: Stream, message: Any) -> None:
             _names(stream, path, owner)
 
 
+def check_limits(command: Command, new: Callable[[], Any]) -> None:
+    """Check that a command can be written at its limits, and reads back as what was written.
+
+    Args:
+        command: the command; what lies between its limits is then written as well.
+        new: returns a message with its defaults.
+
+    Raises:
+        MessageError: a field does not take the numbers or loses them.
+    """
+    lower = np.array([d.lower for d in command.dimensions])
+    upper = np.array([d.upper for d in command.dimensions])
+    for values in (lower, upper):
+        found = read(command, write(command, values, new(), 0))
+        # A float32 field may round; an overflow or a wrong element is no rounding.
+        if not np.all(np.abs(found - values) <= 1e-3 * (upper - lower)):
+            raise MessageError(
+                f'topic {command.topic} ({command.type}): wrote the limits {values.tolist()}, '
+                f'read {found.tolist()}: the fields do not hold them')
+
+
 def check_inverse(stream: Stream, message_type: Any, lower: np.ndarray, upper: np.ndarray) -> None:
     """Check that `write` then `read` gives the same float32 numbers.
 

@@ -13,6 +13,10 @@ from idql_ros import message as messages
 from idql_ros.spec import Signal, Spec
 import numpy as np
 
+# A message that is later than this was not overtaken on the way: its clock was set back. Without
+# it one wrong stamp of a signal that may be old would hide all that follow.
+_LONGEST_OVERTAKING_S = 1.0
+
 
 @dataclasses.dataclass
 class _Sample:
@@ -46,16 +50,17 @@ class Observer:
         """Take a message that was received (or logged) at `received_ns`.
 
         The newest sample is the last one received. A stamp that lies before the kept one by less
-        than the maximum age is a message overtaken on its way, and is dropped; one that lies
-        further back means that the clock was set back, and is kept. What has no header is never
-        overtaken.
+        than the maximum age, and than a second, is a message overtaken on its way, and is dropped;
+        one that lies further back means that the clock was set back, and is kept. What has no
+        header is never overtaken.
         """
         stamp_ns = messages.stamp_ns(message, received_ns)
         has_header = getattr(message, 'header', None) is not None
         for signal in self._signals.get(topic, ()):
             kept = self._samples[signal.name]
             if kept is not None and has_header and (
-                    0 < kept.stamp_ns - stamp_ns <= signal.max_age * messages.NS):
+                    0 < kept.stamp_ns - stamp_ns
+                    <= min(signal.max_age, _LONGEST_OVERTAKING_S) * messages.NS):
                 continue
             try:
                 values, error = messages.read(signal, message), ''
@@ -100,18 +105,13 @@ class Observer:
                 reasons.append(reason)
         return (None, reasons) if reasons else (np.concatenate(values), [])
 
-    def newest_ns(self) -> int | None:
-        """Return the oldest stamp of the newest samples, None where a signal has none."""
-        samples = list(self._samples.values())
-        if any(sample is None for sample in samples):
-            return None
-        return min(sample.stamp_ns for sample in samples)
-
     def _reason(self, signal: Signal, tick_ns: int) -> str | None:
         sample = self._samples[signal.name]
         name = f'{signal.name} (topic {signal.topic})'
         if sample is None:
             return f'{name}: missing, no message of type {signal.type} came yet'
+        if sample.stamp_ns < 0:
+            return f'{name}: stamped with a negative time, {sample.stamp_ns / messages.NS:.3f} s'
         age = (tick_ns - sample.stamp_ns) / messages.NS
         if age > signal.max_age:
             return f'{name}: stale, {age:.3f} s old, at most {signal.max_age} s allowed'

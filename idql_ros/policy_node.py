@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 import concurrent.futures
 import dataclasses
+import queue
+import re
 import signal
 import socket
 import sys
@@ -26,6 +28,7 @@ from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersR
 import rclpy
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -36,10 +39,12 @@ from rclpy.time import Time
 from std_msgs.msg import Float64MultiArray
 
 # Parameters that a configured node no longer takes.
-_CONFIGURED = ('model', 'seed', 'candidates', 'threads')
+_CONFIGURED = ('model', 'seed', 'candidates', 'threads', 'use_sim_time')
 _LOG_PERIOD_S = 5.0
 _DIAGNOSTICS_PERIOD_S = 1.0
 _WATCH_PERIOD_S = 0.05
+# Simulated time without any message for so long in real time stands still.
+_STALL_S = 2.0
 _LAST_WORD_S = 0.5
 
 
@@ -57,6 +62,33 @@ class _Job:
 
     tick_ns: int
     future: concurrent.futures.Future[Decision]
+    # Its observation is too old meanwhile, and the stop was sent.
+    expired: bool = False
+
+
+class _Worker:
+    """One thread for the inference; a hung inference does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+        threading.Thread(target=self._run, name='inference', daemon=True).start()
+
+    def submit(self, call: Callable[..., Decision], *arguments: Any) -> concurrent.futures.Future:
+        future: concurrent.futures.Future[Decision] = concurrent.futures.Future()
+        self._tasks.put((future, call, arguments))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, call, arguments = self._tasks.get()
+            try:
+                future.set_result(call(*arguments))
+            except Exception as error:  # raised again where the result is asked for
+                future.set_exception(error)
+
+
+def _without_numbers(reasons: list[str]) -> list[str]:
+    return [re.sub(r'[-+.\d]+(e[-+]?\d+)?|nan|inf', '', reason) for reason in reasons]
 
 
 class PolicyNode(LifecycleNode):
@@ -72,9 +104,12 @@ class PolicyNode(LifecycleNode):
         self._declare_parameters()
         self._policy: Policy | None = None
         self._running = False
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, 'inference')
+        self._worker = _Worker()
         self._inference_done = self.create_guard_condition(self._finish)
         self._job: _Job | None = None
+        self._subscribed: list[Any] = []
+        self._ticking: list[Any] = []
+        self._jump_handle: Any = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.add_on_set_parameters_callback(self._check_parameters)
         self._enabled = self.get_parameter('enable_commands').value
@@ -111,6 +146,8 @@ class PolicyNode(LifecycleNode):
     def _enable(self, enabled: bool) -> None:
         if self._running and self._enabled and not enabled:
             self._send_stop(self._now_ns(), ['enable_commands was set to false'])
+        if self._running and enabled and not self._enabled:
+            self._guard.reset()  # what was only previewed is nothing to hold
         self._enabled = enabled
         if self._running:
             self._log_enabled()
@@ -142,7 +179,10 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe and begin to decide."""
-        return self._transition(self._activate, state, super().on_activate)
+        result = self._transition(self._activate, state, super().on_activate)
+        if result != TransitionCallbackReturn.SUCCESS:
+            super().on_deactivate(state)  # the publishers too
+        return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Send the stop and fall silent."""
@@ -184,6 +224,8 @@ class PolicyNode(LifecycleNode):
         spec = policy.spec
         for stream in (*spec.observations, *spec.actions):
             messages.check_fields(stream, messages.ros_class(stream.type)())
+        for command in spec.actions:
+            messages.check_limits(command, messages.ros_class(command.type))
         self._candidates = self.get_parameter('candidates').value or policy.candidates
         self._seed = self.get_parameter('seed').value
         # The first inference allocates; it is made here, not on the robot's first tick.
@@ -208,42 +250,60 @@ class PolicyNode(LifecycleNode):
         spec = self._policy.spec
         self._observer = Observer(spec)
         self._guard.reset()
+        self._period_ns = int(messages.NS / spec.rate)
+        self._shortest_age_ns = int(min(s.max_age for s in spec.observations) * messages.NS)
         self._stop_reasons: list[str] = []
         self._limited: list[str] = []
         self._counts = dict.fromkeys(('decided', 'sent', 'stops', 'missed', 'dropped'), 0)
         self._taken_ns: int | None = None
-        self._grace_until_ns = self._now_ns() + self._shortest_age_ns(spec)
+        self._published_ns = self._now_ns()
+        self._received_s = self._published_s = self._logged_s = self._steady_s()
+        self._grace_until_ns = self._now_ns() + self._shortest_age_ns
         self._sampled_since_jump = True
+        try:
+            self._subscribe(spec)
+        except Exception:
+            self._unsubscribe()
+            raise
         self._running = True
-        self._subscriptions_of_spec = [
-            self.create_subscription(
+        self._log_enabled()
+
+    def _subscribe(self, spec: Spec) -> None:
+        for topic, stream in {s.topic: s for s in spec.observations}.items():
+            self._subscribed.append(self.create_subscription(
                 messages.ros_class(stream.type), topic,
-                lambda m, topic=topic: self._receive(topic, m), qos_profile(stream))
-            for topic, stream in {s.topic: s for s in spec.observations}.items()]
-        self._timers_of_spec = [
-            self.create_timer(1.0 / spec.rate, self._on_timer),
-            self.create_timer(_WATCH_PERIOD_S, self._take_arrival, clock=self._steady),
-            self.create_timer(
-                _DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._steady)]
+                lambda m, topic=topic: self._receive(topic, m), qos_profile(stream)))
+        watch_s = min(_WATCH_PERIOD_S, max(0.005, 0.25e-9 * self._shortest_age_ns))
+        for period_s, callback, clock in (
+                (1.0 / spec.rate, self._on_timer, self.get_clock()),
+                (watch_s, self._watch, self._steady),
+                (_DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, self._steady)):
+            self._ticking.append(self.create_timer(period_s, callback, clock=clock))
         # A leap of simulated time makes samples look old that were new a moment ago.
         self._jump_handle = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=Duration(nanoseconds=self._shortest_age_ns(spec)),
+            JumpThreshold(min_forward=Duration(nanoseconds=self._shortest_age_ns),
                           min_backward=Duration(nanoseconds=-1)),
             post_callback=self._on_jump)
-        self._log_enabled()
+
+    def _unsubscribe(self) -> None:
+        self._running = False
+        self._job = None
+        if self._jump_handle is not None:
+            self._jump_handle.unregister()
+            self._jump_handle = None
+        while self._ticking:
+            self.destroy_timer(self._ticking.pop())
+        while self._subscribed:
+            self.destroy_subscription(self._subscribed.pop())
 
     def _deactivate(self) -> None:
         if not self._running:
             return
-        self._send_stop(self._now_ns(), ['the node is being deactivated'])
-        self._publish_diagnostics()
-        self._running = False
-        self._job = None
-        self._jump_handle.unregister()
-        for timer in self._timers_of_spec:
-            self.destroy_timer(timer)
-        for subscription in self._subscriptions_of_spec:
-            self.destroy_subscription(subscription)
+        try:
+            self._send_stop(self._now_ns(), ['the node is being deactivated'])
+            self._publish_diagnostics()
+        finally:
+            self._unsubscribe()
 
     def _cleanup(self) -> None:
         if self._policy is None:
@@ -258,20 +318,32 @@ class PolicyNode(LifecycleNode):
     def _now_ns(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    @staticmethod
-    def _shortest_age_ns(spec: Spec) -> int:
-        return int(min(s.max_age for s in spec.observations) * messages.NS)
+    def _steady_s(self) -> float:
+        return self._steady.now().nanoseconds / messages.NS
 
     def _receive(self, topic: str, message: Any) -> None:
         self._observer.add(topic, message, self._now_ns())
+        self._received_s = self._steady_s()
         self._sampled_since_jump = True
         self._take_arrival()
 
     def _on_jump(self, _: Any) -> None:
         # One grace for each leap that follows on samples: a clock that only leaps earns no more.
         if self._sampled_since_jump:
-            self._grace_until_ns = self._now_ns() + self._shortest_age_ns(self._policy.spec)
+            self._grace_until_ns = self._now_ns() + self._shortest_age_ns
             self._sampled_since_jump = False
+
+    def _on_timer(self) -> None:
+        """Begin a tick, for specs that tick on a timer; else see that the stop keeps the rate."""
+        if self._policy.spec.tick == 'timer':
+            self._begin(self._now_ns())
+        else:
+            self._check()
+
+    def _watch(self) -> None:
+        # On the steady clock: it sees what stands still or hangs, within a fraction of an age.
+        self._take_arrival()
+        self._check()
 
     def _take_arrival(self) -> None:
         """Begin the tick that the last message completed (for specs that tick on arrival)."""
@@ -293,28 +365,50 @@ class PolicyNode(LifecycleNode):
                 throttle_duration_sec=_LOG_PERIOD_S)
         return bool(unheard)
 
-    def _on_timer(self) -> None:
-        """Begin a tick (for specs that tick on a timer), or stop where nothing arrives."""
-        spec = self._policy.spec
+    def _check(self) -> None:
+        """Send the stop at once where the policy may act no longer, then at the tick rate."""
         now_ns = self._now_ns()
-        if spec.tick == 'timer':
-            self._begin(now_ns)
+        reasons = self._blind(now_ns)
+        if not reasons:
             return
-        period_ns = int(messages.NS / spec.rate)
-        # A tick of this period was answered, if only by the stop.
-        taken = self._taken_ns is not None and 0 <= now_ns - self._taken_ns < period_ns
-        if self._job is not None or taken or (
-                now_ns < self._grace_until_ns <= now_ns + self._shortest_age_ns(spec)):
-            return
-        observation, reasons = self._observer.observe(now_ns)
-        silent_ns = now_ns - max(self._grace_until_ns, self._taken_ns or 0)
-        # Fresh signals that complete no tick; told after silence would have been told as such.
-        if observation is not None and (
-                silent_ns > 2 * period_ns + self._shortest_age_ns(spec)):
-            reasons = [f'no tick for {silent_ns / messages.NS:.3f} s: expected every signal at '
-                       f'least once a period of {period_ns / messages.NS:.3f} s']
-        if reasons:
+        # Whichever clock runs: the node's may stand still.
+        elapsed_ns = max(abs(now_ns - self._published_ns),
+                         int((self._steady_s() - self._published_s) * messages.NS))
+        # A tick that arrived was answered with the stop; the next may still arrive.
+        answered = self._policy.spec.tick == 'arrival' and self._taken_ns is not None and (
+            0 <= now_ns - self._taken_ns < 1.5 * self._period_ns)
+        if not self._stop_reasons or (not answered and elapsed_ns >= 0.9 * self._period_ns):
             self._send_stop(now_ns, reasons)
+
+    def _blind(self, now_ns: int) -> list[str]:
+        """Return why the policy may not act at present; empty where it may."""
+        if self._job is not None:
+            if now_ns - self._job.tick_ns <= self._shortest_age_ns:
+                return []
+            self._job.expired = True
+            return ['the inference takes so long that its observation is too old']
+        if self._simulated():
+            if now_ns == 0:
+                return []  # the simulation has not begun
+            silent_s = self._steady_s() - self._received_s
+            if silent_s > _STALL_S:
+                return [f'nothing came for {silent_s:.0f} s of real time: do /clock and the '
+                        'simulation stand still?']
+        if now_ns < self._grace_until_ns <= now_ns + self._shortest_age_ns:
+            return []
+        observation, reasons = self._observer.observe(now_ns)
+        if observation is None:
+            return reasons
+        # Fresh signals that complete no tick; told after silence would have been told as such.
+        untaken_ns = now_ns - max(self._grace_until_ns, self._taken_ns or 0)
+        if (self._policy.spec.tick == 'arrival' and not self._nobody_listens()
+                and untaken_ns > 2 * self._period_ns + self._shortest_age_ns):
+            return [f'no tick for {untaken_ns / messages.NS:.2f} s: expected every signal at '
+                    f'least once a period of {self._period_ns / messages.NS:.3f} s']
+        return []
+
+    def _simulated(self) -> bool:
+        return self.get_clock().ros_time_is_active
 
     def _begin(self, tick_ns: int) -> None:
         if self._job is not None:
@@ -326,43 +420,42 @@ class PolicyNode(LifecycleNode):
         # Ages count on the node's clock. In simulation /clock may come after the stamps it belongs
         # to.
         self._taken_ns = now_ns = self._now_ns()
-        simulated = self.get_clock().ros_time_is_active
         observation, reasons = self._observer.observe(
-            max(now_ns, tick_ns) if simulated else now_ns)
+            max(now_ns, tick_ns) if self._simulated() else now_ns)
         if observation is None:
             self._send_stop(tick_ns, reasons)
             return
         self._guard.measure(observation)
-        future = self._worker.submit(
-            self._policy.decide, observation, tick_ns, self._seed, self._candidates)
-        self._job = _Job(tick_ns, future)
+        self._job = _Job(tick_ns, self._worker.submit(
+            self._policy.decide, observation, tick_ns, self._seed, self._candidates))
         # Once the node is inactive nobody waits for the result, and the handle may be gone.
-        future.add_done_callback(lambda _: self._running and self._inference_done.trigger())
+        self._job.future.add_done_callback(
+            lambda _: self._running and self._inference_done.trigger())
 
     def _finish(self) -> None:
         """Send what the worker decided."""
         job = self._job
         if job is None or not job.future.done():
             return
-        self._job = None
+        decision = job.future.result()
         late_ns = self._now_ns() - job.tick_ns
-        if late_ns > self._shortest_age_ns(self._policy.spec):
+        self._job = None
+        if job.expired or late_ns > self._shortest_age_ns:
             self._counts['dropped'] += 1
             self._send_stop(self._now_ns(), [
                 f'the decision came {late_ns / messages.NS:.3f} s after its tick, when its '
                 'observation was too old'])
             return
-        decision = job.future.result()
         self._counts['decided'] += 1
-        sent, limited = (self._guard.act(decision.action) if np.isfinite(decision.q)
-                         else (None, []))
+        sent, limited = self._guard.act(decision.action, decision.q)
         if sent is None:
             self._send_stop(job.tick_ns, [
                 f'the policy gave what is not finite: action {decision.action.tolist()}, Q '
                 f'{decision.q}'])
             return
         if self._stop_reasons:
-            self.get_logger().info('a valid observation again: acting')
+            self.get_logger().info(
+                'a valid observation again: acting', throttle_duration_sec=_LOG_PERIOD_S)
         self._stop_reasons = []
         self._limited = [f'dimension {x.dimension}: {x.asked:.6g} held to {x.sent:.6g}'
                          for x in limited]
@@ -372,8 +465,10 @@ class PolicyNode(LifecycleNode):
     def _send_stop(self, stamp_ns: int, reasons: list[str]) -> None:
         """Send the spec's stop and say why."""
         self._counts['stops'] += 1
-        if [r.partition(',')[0] for r in reasons] != [
-                r.partition(',')[0] for r in self._stop_reasons]:
+        # Told when the reason changes, not when a number in it does; at most once a second.
+        if _without_numbers(reasons) != _without_numbers(self._stop_reasons) and (
+                self._steady_s() - self._logged_s > 1.0 or not self._counts['stops'] > 1):
+            self._logged_s = self._steady_s()
             self.get_logger().warning(f'stopped: {"; ".join(reasons)}')
         self._stop_reasons = reasons
         parts = self._guard.stop()
@@ -387,6 +482,7 @@ class PolicyNode(LifecycleNode):
     def _publish(self, parts: list[np.ndarray | None], stamp_ns: int) -> None:
         if not rclpy.ok(context=self.context):
             return
+        self._published_ns, self._published_s = self._now_ns(), self._steady_s()
         if not self._enabled:
             if all(part is not None for part in parts):
                 self._preview_publisher.publish(Float64MultiArray(
@@ -420,8 +516,7 @@ class PolicyNode(LifecycleNode):
         self._diagnostics_publisher.publish(array)
 
     def stop_and_end(self) -> None:
-        """Send the stop where the node is active, and end the worker; for the process' end."""
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        """Send the stop where the node is active; for the process' end."""
         if self._running:
             self._deactivate()
             # What was just published leaves with the process unless it is waited for.
@@ -429,17 +524,8 @@ class PolicyNode(LifecycleNode):
                 publisher.wait_for_all_acked(Duration(seconds=_LAST_WORD_S))
 
 
-def main() -> None:
-    """Run the node until SIGINT or SIGTERM; exit with 1 when something went wrong."""
-    # rclpy's own handlers shut publishing down before the stop could be sent. These do nothing,
-    # and a second Ctrl-C does nothing more; the byte that the interpreter writes wakes the
-    # executor.
-    signal_reader, signal_writer = socket.socketpair()
-    signal_writer.setblocking(False)
-    signal.set_wakeup_fd(signal_writer.fileno(), warn_on_full_buffer=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+def _run(signals: socket.socket) -> bool:
+    """Spin a node until a byte comes from `signals`; return whether something went wrong."""
     node = PolicyNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
@@ -447,7 +533,7 @@ def main() -> None:
     wake = node.create_guard_condition(lambda: None)
 
     def wait_for_signal() -> None:
-        if signal_reader.recv(1):  # else the process is ending by itself
+        if signals.recv(1):  # else the process is ending by itself
             ending.set()
             wake.trigger()
 
@@ -464,10 +550,33 @@ def main() -> None:
     except Exception as error:
         node.get_logger().fatal(f'{type(error).__name__}: {error}; stopping')
         failed = True
-    finally:
+    try:
         node.stop_and_end()
-        executor.shutdown()
-        node.destroy_node()
+    except Exception as error:
+        node.get_logger().fatal(f'the stop could not be sent: {type(error).__name__}: {error}')
+        failed = True
+    executor.shutdown()
+    node.destroy_node()
+    return failed
+
+
+def main() -> None:
+    """Run the node until SIGINT or SIGTERM; exit with 1 when something went wrong."""
+    # rclpy's own handlers shut publishing down before the stop could be sent. These do nothing,
+    # and a second Ctrl-C does nothing more; the byte that the interpreter writes wakes the
+    # executor.
+    signal_reader, signal_writer = socket.socketpair()
+    signal_writer.setblocking(False)
+    signal.set_wakeup_fd(signal_writer.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        failed = _run(signal_reader)
+    except ParameterException as error:
+        rclpy.logging.get_logger('policy_node').fatal(str(error))
+        failed = True
+    finally:
         rclpy.try_shutdown()
     sys.exit(1 if failed else 0)
 

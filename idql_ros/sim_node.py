@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import signal
 import sys
 import time
 from typing import Any, TextIO
@@ -22,6 +23,7 @@ from idql_ros.spec import load, Spec, SpecError
 import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
@@ -71,8 +73,15 @@ class SimNode(Node):
                 f'spec {spec.name}: lock-step expects tick: arrival and an observation whose '
                 'message has a header, which carries the time of the tick; found tick: '
                 f'{spec.tick}, headers on {sorted(self._stamped) or "no topic"}')
+        if not self._value('lock_step') and spec.tick == 'timer' and any(
+                d.stop == 'hold_last_sent' for d in spec.dimensions):
+            raise SimulationError(
+                f'spec {spec.name}: expected tick: arrival, or a stop that is known before the '
+                'first command; found tick: timer with hold_last_sent: simulation and policy '
+                'would wait for each other')
         self._commands: dict[str, Any] = {}
-        self._received_s: float | None = None
+        # When a command came last on each topic, in simulated seconds.
+        self._received_s: dict[str, float] = {}
         self._observation_publishers = {
             s.topic: self.create_publisher(messages.ros_class(s.type), s.topic, qos_profile(s))
             for s in spec.observations}
@@ -117,7 +126,7 @@ class SimNode(Node):
 
     def _receive(self, topic: str, message: Any) -> None:
         self._commands[topic] = message
-        self._received_s = self._simulated_s()
+        self._received_s[topic] = self._simulated_s()
 
     def _simulated_s(self) -> float:
         return self._robot.time_ns / messages.NS
@@ -164,7 +173,7 @@ class SimNode(Node):
         robot = self._robot
         robot.reset(episode)
         self._commands.clear()
-        self._received_s = None
+        self._received_s.clear()
         self._reset_asked = False
         self._timeouts = 0
         self._latencies_ms = []
@@ -183,7 +192,10 @@ class SimNode(Node):
             if not lock_step:
                 action = self._latest_action()
             if action is None:
-                continue  # a position robot that was never commanded does not move
+                # A position robot that was never commanded does not move, and time waits with it.
+                self.get_logger().info('waiting for a first command',
+                                       throttle_duration_sec=_WAIT_LOG_PERIOD_S)
+                continue
             robot.advance(action)
 
     def _publish(self) -> None:
@@ -234,7 +246,7 @@ class SimNode(Node):
     def _latest_action(self) -> np.ndarray | None:
         if len(self._commands) < len(self._spec.actions):
             return self._robot.stop_action()
-        age_s = self._simulated_s() - self._received_s
+        age_s = self._simulated_s() - min(self._received_s.values())
         if age_s > self._value('command_timeout'):
             self.get_logger().warning(
                 f'no command for {age_s:.2f} simulated seconds: the robot stops by itself',
@@ -295,10 +307,12 @@ def main() -> None:
         # A signal shut ROS down between two lines that use it.
         if rclpy.ok():
             raise
-    except (SpecError, PolicyError, SimulationError, messages.MessageError, OSError) as error:
+    except (SpecError, PolicyError, SimulationError, messages.MessageError, OSError,
+            ParameterException) as error:
         rclpy.logging.get_logger('sim_node').fatal(str(error))
         failed = True
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # under a launch Ctrl-C comes twice
         executor.shutdown()
         rclpy.try_shutdown()
     sys.exit(1 if failed else 0)

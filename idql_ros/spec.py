@@ -108,6 +108,8 @@ class Operation:
             return x + np.array(self.numbers)
         if self.name == 'cos_sin':
             return np.stack([np.cos(x), np.sin(x)], axis=-1).reshape(-1)  # (2n,)
+        if not 0.9 < np.dot(x, x) < 1.1:
+            return np.array([np.nan])  # no rotation; the zeros of a driver that fills in none
         qx, qy, qz, qw = x
         return np.array(
             [math.atan2(2.0 * (qw * qz + qx * qy), 1.0 - 2.0 * (qy * qy + qz * qz))])
@@ -367,19 +369,23 @@ class _Reader:
                 for i, value in enumerate(values):
                     if value in values[:i]:
                         raise self._error(f'{key}[{i}].{what}', f'a {what} used once', value)
-        types: dict[str, str] = {}
+        first: dict[str, Signal] = {}
         for i, signal in enumerate(observations):
-            if types.setdefault(signal.topic, signal.type) != signal.type:
-                raise self._error(
-                    f'observations[{i}].type',
-                    f'{types[signal.topic]}, as stated above for the topic {signal.topic}',
-                    signal.type)
+            stated = first.setdefault(signal.topic, signal)
+            for what in ('type', 'reliability', 'depth'):
+                expected, found = getattr(stated, what), getattr(signal, what)
+                if found != expected:
+                    key = what if what == 'type' else f'qos.{what}'
+                    raise self._error(
+                        f'observations[{i}].{key}',
+                        f'{expected}, as stated above for the topic {signal.topic}', found)
         return Spec(name, rate, tick, observations, actions)
 
     def _stream(self, default_reliability: str) -> dict[str, Any]:
         name = self._text('name', r'[a-z]\w*', 'a name of lower-case letters, digits, underscores')
         topic = self._text(
-            'topic', r'~?/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*', 'a ROS topic name such as joint_states')
+            'topic', r'(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*',
+            'a ROS topic name such as joint_states')
         message_type = self._text(
             'type', r'[a-z]\w*/msg/[A-Z]\w*', 'a message type such as sensor_msgs/msg/JointState')
         fields = []
@@ -425,7 +431,10 @@ class _Reader:
     def signal(self) -> Signal:
         stream = self._stream('best_effort')
         unit = self._text('unit', r'.+', 'a unit such as m, rad, m/s, or 1 where there is none')
-        max_age = self._number('max_age', 'a number of seconds above 0', positive=True)
+        expected = 'a number of seconds above 0, at most a million'
+        max_age = self._number('max_age', expected, positive=True)
+        if max_age > 1e6:
+            raise self._error('max_age', expected, max_age)
         self._done()
         return Signal(**stream, unit=unit, max_age=max_age)
 

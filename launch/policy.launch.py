@@ -1,12 +1,32 @@
 """Start policy_node: observe a robot, act, and send commands if enable_commands says so."""
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, LogInfo
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.conditions import UnlessCondition
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+
+def _node(context: LaunchContext) -> list[Node]:
+    """Return the node; an empty model leaves it to the parameter file, and then to the node."""
+    arguments = {'use_sim_time': bool, 'autostart': bool, 'enable_commands': bool}
+    if LaunchConfiguration('model').perform(context):
+        arguments['model'] = str
+    return [Node(
+        package='idql_ros',
+        executable='policy_node',
+        name='policy_node',
+        namespace=LaunchConfiguration('namespace'),
+        parameters=[LaunchConfiguration('params_file'), {
+            # Typed, as a path or a name may look like a number.
+            name: ParameterValue(LaunchConfiguration(name), value_type=value_type)
+            for name, value_type in arguments.items()
+        }],
+        ros_arguments=['--log-level', LaunchConfiguration('log_level')],
+        output='screen',
+    )]
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -15,7 +35,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([
         DeclareLaunchArgument(
             'model', default_value='',
-            description='Policy file (.onnx). Empty: the one installed with the package.'),
+            description='Policy file (.onnx). Empty: as in params_file, else the installed one.'),
         DeclareLaunchArgument(
             'params_file',
             default_value=PathJoinSubstitution([share, 'config', 'policy_node.yaml']),
@@ -38,22 +58,5 @@ def generate_launch_description() -> LaunchDescription:
             condition=UnlessCondition(LaunchConfiguration('enable_commands')),
             msg='Commands are not sent to the robot, only to ~/command_preview. '
                 'To send them: enable_commands:=true'),
-        Node(
-            package='idql_ros',
-            executable='policy_node',
-            name='policy_node',
-            namespace=LaunchConfiguration('namespace'),
-            parameters=[LaunchConfiguration('params_file'), {
-                # Typed, as a path or a name may look like a number.
-                name: ParameterValue(LaunchConfiguration(name), value_type=value_type)
-                for name, value_type in (
-                    ('model', str),
-                    ('use_sim_time', bool),
-                    ('autostart', bool),
-                    ('enable_commands', bool),
-                )
-            }],
-            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
-            output='screen',
-        ),
+        OpaqueFunction(function=_node),
     ])

@@ -15,7 +15,7 @@ import recording as rec  # noqa: E402
 from recording import drive, MS, Recording, robot, T  # noqa: E402
 from training import bags, rewards  # noqa: E402
 from training.bags import BagError, read_segments  # noqa: E402
-from training.datasets import DatasetError, load_minari  # noqa: E402
+from training.datasets import load_minari  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -328,7 +328,7 @@ def test_spec_is_stored_with_the_dataset(tmp_path):
 def test_bag_without_a_decision_is_refused(tmp_path):
     path = Recording(robot()).save(tmp_path / 'bag')
     assert read_segments(path, robot()) == []
-    with pytest.raises(DatasetError, match='expected one or more'):
+    with pytest.raises(BagError, match='expected decisions in the bags, found none'):
         bags.convert([path], robot(), reach(2.0), 'test/drive-v0', tmp_path / 'datasets')
 
 
@@ -357,3 +357,26 @@ def test_program_converts_and_says_in_one_line_what_is_wrong(tmp_path):
     ]:
         code, error = run(*arguments)
         assert code == 1 and error.startswith(f'error: {reason}'), error
+
+
+def test_leap_of_the_log_by_years_is_a_hole_like_any_other(tmp_path):
+    spec = robot(tick='timer')
+    recording = drive(4, spec=spec)
+    recording.entries += drive(4, start_ns=T + 10**18, first=10, spec=spec).entries
+    segments = read_segments(recording.save(tmp_path / 'bag'), spec)
+    assert len(segments) == 2
+
+
+def test_ticks_that_are_not_used_are_told(tmp_path, capsys):
+    recording = drive(8)
+    recording.entries = [entry for entry in recording.entries
+                         if entry[:2] != (T + 3 * 500 * MS + 10 * MS, 'cmd_vel')]
+    bags.convert([recording.save(tmp_path / 'bag')], robot(), reach(2.0), 'test/drive-v0',
+                 tmp_path / 'datasets')
+    assert 'no command within a period of its tick' in capsys.readouterr().out
+
+
+def test_bag_given_twice_is_refused(tmp_path):
+    path = drive(4).save(tmp_path / 'bag')
+    with pytest.raises(BagError, match='once'):
+        bags.convert([path, path], robot(), reach(2.0), 'test/drive-v0', tmp_path / 'datasets')

@@ -43,28 +43,29 @@ def observation(value):
 
 def test_action_within_the_limits_is_sent_as_it_is():
     asked = np.array([0.1, -0.25], np.float32)
-    sent, limited = guard([('zero', -1, 1), ('pose', -0.3, 1)]).act(asked)
+    sent, limited = guard([('zero', -1, 1), ('pose', -0.3, 1)]).act(asked, 0.0)
     assert sent.dtype == np.float32 and np.array_equal(sent, asked) and limited == []
 
 
 def test_limit_that_bites_is_named_with_what_was_asked():
     sent, limited = guard([('zero', -1, 1)], [('zero', -1, 1), ('zero', -2, 0.5)]).act(
-        np.array([0.0, -7.0, 0.75], np.float32))
+        np.array([0.0, -7.0, 0.75], np.float32), 0.0)
     assert sent.tolist() == [0.0, -1.0, 0.5]
     assert [(bit.dimension, bit.asked, bit.sent) for bit in limited] == [
         (1, -7.0, -1.0), (2, 0.75, 0.5)]
 
 
 def test_rounding_to_float32_is_no_limit_that_bites():
-    _, limited = guard([('zero', -1, 1)]).act(np.array([0.1]))
+    _, limited = guard([('zero', -1, 1)]).act(np.array([0.1]), 0.0)
     assert limited == []
 
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
 def test_action_that_is_not_finite_is_never_sent(value):
     made = guard([('zero', -1, 1), ('hold_last_sent', -1, 1)])
-    made.act(np.array([0.5, 0.5], np.float32))
-    assert made.act(np.array([0.25, value])) == (None, [])
+    made.act(np.array([0.5, 0.5], np.float32), 0.0)
+    assert made.act(np.array([0.25, value]), 0.0) == (None, [])
+    assert made.act(np.array([0.25, 0.5]), value) == (None, [])
     # Nor does any part of it count as sent.
     assert plain(made.stop()) == [[0.0, 0.5]]
 
@@ -81,7 +82,7 @@ def test_whatever_is_asked_what_is_sent_is_finite_and_within_the_limits():
                          *rng.uniform(2 * lower - upper, 2 * upper - lower, 4), *special])
         with np.errstate(over='ignore'):
             for value in (*near, *near.astype(np.float32)):
-                sent, _ = made.act(np.full(2, value))
+                sent, _ = made.act(np.full(2, value), 0.0)
                 if sent is None:
                     assert not np.isfinite(value)
                     continue
@@ -105,13 +106,13 @@ def test_stop_of_each_kind():
     made = guard([('zero', -1, 1)], [('pose', -1, 1)], [('hold_last_sent', -1, 1)],
                  [('hold_measured', -1, 1)])
     assert plain(made.stop()) == [[0.0], [pytest.approx(0.3)], None, None]
-    made.act(np.array([0.5, 0.5, 0.5, 0.5], np.float32))
+    made.act(np.array([0.5, 0.5, 0.5, 0.5], np.float32), 0.0)
     assert plain(made.stop())[2:] == [[0.5], [0.5]]
     made.reset()
     made.measure(observation(-0.25))
     assert plain(made.stop())[2:] == [None, [-0.25]]
     # What was measured goes before what was sent.
-    made.act(np.array([0.5, 0.5, 0.5, 0.5], np.float32))
+    made.act(np.array([0.5, 0.5, 0.5, 0.5], np.float32), 0.0)
     assert plain(made.stop())[2:] == [[0.5], [-0.25]]
 
 
@@ -123,14 +124,14 @@ def test_command_with_one_unknown_number_is_unknown_as_a_whole():
 def test_stop_holds_the_values_of_the_moment_it_began():
     made = guard([('hold_measured', -1, 1)], [('hold_last_sent', -1, 1)])
     made.measure(observation(0.25))
-    made.act(np.array([0.5, 0.5], np.float32))
+    made.act(np.array([0.5, 0.5], np.float32), 0.0)
     assert plain(made.stop()) == [[0.25], [0.5]]
     # The arm sags while it is stopped: it must not be told to follow.
     made.measure(observation(0.125))
-    made.act(np.array([math.nan, 0.0]))
+    made.act(np.array([math.nan, 0.0]), 0.0)
     assert plain(made.stop()) == [[0.25], [0.5]]
     # Once it moved again, the next stop holds anew.
-    made.act(np.array([0.75, 0.75], np.float32))
+    made.act(np.array([0.75, 0.75], np.float32), 0.0)
     assert plain(made.stop()) == [[0.125], [0.75]]
 
 
@@ -152,7 +153,7 @@ def test_what_is_held_is_brought_within_the_limits():
 def test_reset_forgets_what_was_sent_and_measured():
     made = guard([('hold_measured', -1, 1)], [('hold_last_sent', -1, 1)])
     made.measure(observation(0.25))
-    made.act(np.array([0.5, 0.5], np.float32))
+    made.act(np.array([0.5, 0.5], np.float32), 0.0)
     made.stop()
     made.reset()
     assert plain(made.stop()) == [None, None]

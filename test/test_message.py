@@ -326,3 +326,8 @@ def test_command_of_whole_numbers_is_refused_before_it_is_sent(message_type, fie
     with pytest.raises(MessageError, match=r'does not take \[0.5\]'):
         messages.write(made, np.array([0.5]), new(), 0)
     messages.check_fields(stream(message_type, field), new())
+
+
+@pytest.mark.parametrize('quaternion', [(0, 0, 0, 0), (0, 0, 0.1, 0.1), (1, 1, 1, 1)])
+def test_what_is_no_rotation_has_no_yaw(quaternion):
+    assert np.isnan(specs.Operation('yaw').apply(np.array(quaternion, float))).all()

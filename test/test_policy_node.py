@@ -12,6 +12,7 @@ from lifecycle_msgs.msg import Transition  # noqa: E402
 import numpy as np  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterType  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
 from std_msgs.msg import Float64MultiArray, String  # noqa: E402
 
 NODE = 'idql_ros.policy_node'
@@ -42,8 +43,8 @@ def active(fast_policy, tmp_path):
         yield process
 
 
-def set_enabled(robot, value):
-    request = SetParameters.Request(parameters=[Parameter(name='enable_commands')])
+def set_bool(robot, name, value):
+    request = SetParameters.Request(parameters=[Parameter(name=name)])
     request.parameters[0].value.type = ParameterType.PARAMETER_BOOL
     request.parameters[0].value.bool_value = value
     response = robot.call(SetParameters, '/policy_node/set_parameters', request)
@@ -111,9 +112,9 @@ def test_dry_run_sends_nothing_and_shows_what_it_would_send(robot, fast_policy, 
         robot.drive(lambda: any(any(p.data) for p in previews), 'a preview')
         assert robot.commands == []
         assert 'dry run' in process.output()
-        assert set_enabled(robot, True)
+        assert set_bool(robot, 'enable_commands', True)
         robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
-        assert set_enabled(robot, False)
+        assert set_bool(robot, 'enable_commands', False)
         robot.spin_for(0.2)
         assert is_stop(robot.commands[-1])
         robot.commands.clear()
@@ -361,3 +362,93 @@ def test_a_signal_that_comes_less_than_once_a_period_stops(robot, tmp_path):
         robot.commands.clear()
         robot.drive(lambda: len(robot.commands) >= 5, 'the stop')
         assert all(is_stop(c) for c in robot.commands)
+
+
+def test_the_stop_follows_a_stale_stream_at_once_also_at_a_low_rate(robot, tmp_path):
+    with harness.running(NODE, {  # the installed policy: 2 Hz, max_age 0.25 s
+        'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log'):
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+        last_ns = robot.publish_odometry()
+        robot.commands.clear()
+        robot.spin_until(lambda: any(is_stop(c) for c in robot.commands), 'the stop', limit_s=5)
+        stop = next(c for c in robot.commands if is_stop(c))
+        assert 0.25 <= (harness.stamp_ns(stop) - last_ns) / 1e9 <= 0.45
+
+
+def test_an_inference_that_takes_too_long_is_answered_with_the_stop(robot, tmp_path):
+    def hurry(metadata):
+        metadata['spec']['rate'] = RATE
+        metadata['spec']['observations'][0]['max_age'] = 0.03
+    policy = harness.policy_with(tmp_path / 'hurry.onnx', hurry)
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True, 'candidates': 4096,
+    }, tmp_path / 'node.log'):
+        robot.drive(lambda: len(robot.commands) >= 10, 'stops')
+        expect_reason(robot, 'so long that its observation is too old', x=1.0)
+        assert all(is_stop(c) for c in robot.commands)
+
+
+def test_what_was_only_previewed_is_nothing_to_hold(robot, tmp_path):
+    def hold(metadata):
+        metadata['spec']['rate'] = RATE
+        for dimension in metadata['spec']['actions'][0]['dimensions']:
+            dimension.update(kind='position', stop='hold_last_sent')
+    policy = harness.policy_with(tmp_path / 'hold.onnx', hold)
+    previews = robot.listen(Float64MultiArray, '/policy_node/command_preview')
+    with harness.running(
+            NODE, {'model': policy, 'autostart': True}, tmp_path / 'node.log') as process:
+        robot.drive(lambda: len(previews) >= 3, 'previews')
+        assert set_bool(robot, 'enable_commands', True)
+        robot.spin_until(lambda: 'no stop is sent on cmd_vel' in process.output(), 'the report')
+        assert robot.commands == []
+        robot.drive(lambda: robot.commands, 'a command')
+        robot.spin_for(1.0)
+        held = robot.commands[-1]
+        assert len(robot.commands) > 5
+        assert np.array_equal(harness.velocity(held), harness.velocity(robot.commands[-3]))
+
+
+def test_a_spec_whose_commands_cannot_be_written_is_refused(robot, tmp_path):
+    def gap(metadata):
+        metadata['spec']['actions'][0].update(
+            type='std_msgs/msg/Float64MultiArray', fields=['data[1:3]'])
+    policy = harness.policy_with(tmp_path / 'gap.onnx', gap)
+    with harness.running(NODE, {'model': policy}, tmp_path / 'node.log') as process:
+        assert not robot.change_state(Transition.TRANSITION_CONFIGURE)
+        assert 'would leave elements 0 to 0 unset' in process.output()
+
+
+def test_the_clock_may_not_be_changed_under_a_configured_node(robot, active):
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+    assert not set_bool(robot, 'use_sim_time', True)
+    robot.commands.clear()
+    robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
+
+
+def test_simulated_time_that_stands_still_stops(robot, fast_policy, tmp_path):
+    clock = robot.node.create_publisher(Clock, '/clock', 10)
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True, 'use_sim_time': True,
+    }, tmp_path / 'node.log'):
+        robot.spin_until(lambda: clock.get_subscription_count() == 1, 'its subscription')
+
+        def step():
+            stamp_ns = robot.publish_odometry(age_s=1e9)
+            time = Clock()
+            time.clock.sec, time.clock.nanosec = divmod(stamp_ns, 10**9)
+            clock.publish(time)
+            robot.spin_for(0.02)
+            return any(not is_stop(c) for c in robot.commands)
+        robot.spin_until(step, 'a command')
+        robot.commands.clear()
+        robot.spin_until(lambda: any(is_stop(c) for c in robot.commands), 'the stop', limit_s=5)
+
+
+@pytest.mark.parametrize('parameters', [
+    {'seed': -1}, {'threads': 0}, {'model': 5}, {'enable_commands': 3}])
+def test_a_wrong_parameter_is_refused_in_one_line(tmp_path, parameters):
+    process = harness.Process(NODE, parameters, tmp_path / 'node.log')
+    assert process.child.wait(20) == 1
+    assert 'Traceback' not in process.output()
+    assert next(iter(parameters)) in process.output()

@@ -86,3 +86,13 @@ def test_the_readme_names_commands_that_exist():
         assert (SOURCE / 'launch' / launch_file).is_file(), launch_file
     for path in set(re.findall(r'\]\((?!https?:)([^)#]+)\)', readme)):
         assert (SOURCE / path).exists(), path
+
+
+def test_the_demo_replaces_no_folder_but_its_own(tmp_path):
+    (tmp_path / 'thesis.txt').write_text('years of work')
+    done = subprocess.run(
+        [sys.executable, '-m', 'training.demo', '--small', '--output', str(tmp_path)],
+        cwd=SOURCE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert 'Traceback' not in done.stderr
+    assert (tmp_path / 'thesis.txt').read_text() == 'years of work'

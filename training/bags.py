@@ -6,9 +6,11 @@ the one before it. Where an observation or its command is missing the recording 
 transition bridges a cut.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+import re
 import sys
 from typing import Annotated, Any
 
@@ -20,7 +22,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.typesys import get_typestore, Stores
 from tqdm import tqdm
 from training import rewards
-from training.datasets import DatasetError, Episode, write_minari
+from training.datasets import check_dataset_id, DatasetError, Episode, write_minari
 import tyro
 
 # Given `within` (see training.rewards): rewards (n,) and terminals (n,).
@@ -44,8 +46,9 @@ class Segment:
 class _Ticks:
     """Pairs ticks with the commands that answer them, into segments."""
 
-    def __init__(self, spec: specs.Spec) -> None:
+    def __init__(self, spec: specs.Spec, unused: Counter[str]) -> None:
         self._spec = spec
+        self._unused = unused
         self._observer = Observer(spec)
         self._period_ns = messages.NS / spec.rate
         self._segment = Segment()
@@ -85,12 +88,16 @@ class _Ticks:
         last = self._spec.period_of(now_ns - 1)
         if self._period is None:
             self._period = last
-        for period in range(self._period + 1, last + 1):
-            start_ns = self._spec.start_of(period)
-            self._tick(start_ns, start_ns)
+        # Between two messages nothing comes: of a hole the first tick closes what was open, the
+        # last one may begin anew, and those between have no command.
+        for period in sorted({*range(self._period + 1, min(self._period + 3, last + 1)), last}):
+            if period > self._period:
+                start_ns = self._spec.start_of(period)
+                self._tick(start_ns, start_ns)
 
     def _tick(self, tick_ns: int, logged_ns: int) -> None:
-        observation, _ = self._observer.observe(tick_ns)
+        observation, reasons = self._observer.observe(tick_ns)
+        self._unused.update(re.sub(r'[-+.\d]+(e[-+]?\d+)?', '#', reason) for reason in reasons)
         period = self._spec.period_of(tick_ns)
         follows = self._period is not None and period == self._period + 1
         self._close(observation if follows else None)
@@ -111,6 +118,9 @@ class _Ticks:
         if self._logged_ns is None:
             return
         parts = [self._commands.get(command.name) for command in self._spec.actions]
+        self._unused.update(
+            f'{command.name} (topic {command.topic}): no command within a period of its tick'
+            for command, part in zip(self._spec.actions, parts, strict=True) if part is None)
         if next_observation is None or any(
                 part is None or not np.all(np.isfinite(part)) for part in parts):
             self._cut()
@@ -130,18 +140,21 @@ class _Ticks:
         return self._finished
 
 
-def read_segments(path: Path, spec: specs.Spec) -> list[Segment]:
+def read_segments(
+    path: Path, spec: specs.Spec, unused: Counter[str] | None = None
+) -> list[Segment]:
     """Read one bag.
 
     Args:
         path: A rosbag2 folder, or a ROS 1 .bag file.
         spec: What to take from it.
+        unused: Is told why ticks were not used, and how many for each reason.
 
     Raises:
         BagError: The bag cannot be opened, a topic of the spec is missing or of another type, or
             fewer messages were read than the bag states.
     """
-    ticks = _Ticks(spec)
+    ticks = _Ticks(spec, Counter() if unused is None else unused)
     commands = {command.topic.lstrip('/'): command for command in spec.actions}
     observed = {signal.topic.lstrip('/'): signal.topic for signal in spec.observations}
     try:
@@ -222,14 +235,41 @@ def convert(
         BagError: A bag cannot be read.
         DatasetError: There is nothing to learn from.
     """
+    check_dataset_id(dataset_id)
     paths = sorted(paths)
-    episodes = []
+    twice = [path for path, count in Counter(p.resolve() for p in paths).items() if count > 1]
+    if twice:
+        raise BagError(f'{twice[0]}: expected each bag once, found it twice')
+    episodes: list[Episode] = []
+    unused: Counter[str] = Counter()
     for path in tqdm(paths, desc='convert', unit='bag', dynamic_ncols=True):
-        for segment in read_segments(path, spec):
+        for segment in read_segments(path, spec, unused):
             episodes.extend(episodes_of(segment, reward))
+    reasons = [f'{count} ticks were not used: {reason}' for reason, count in unused.most_common(5)]
+    if not episodes:
+        raise BagError('; '.join(['expected decisions in the bags, found none', *reasons]))
+    for line in [*reasons, *_outside_limits(episodes, spec)]:
+        print(line)
     return write_minari(
         episodes, dataset_id, root, {'bags': ', '.join(path.name for path in paths)},
         spec.to_json(), overwrite)
+
+
+def _outside_limits(episodes: list[Episode], spec: specs.Spec) -> list[str]:
+    """Return a line for each action dimension that was commanded outside the spec's limits."""
+    actions = np.concatenate([episode.actions for episode in episodes])
+    lines = []
+    for i, dimension in enumerate(spec.dimensions):
+        column = actions[:, i]
+        # A recorded float32 may lie a rounding outside.
+        slack = 1e-6 * (dimension.upper - dimension.lower)
+        outside = (column < dimension.lower - slack) | (column > dimension.upper + slack)
+        if outside.any():
+            lines.append(
+                f'action {i}: {100 * outside.mean():.1f} % of the commands lie outside the limits '
+                f'{dimension.lower} to {dimension.upper} {dimension.unit} (from '
+                f'{column.min():.4g} to {column.max():.4g}); training takes them as at the limit')
+    return lines
 
 
 def main(

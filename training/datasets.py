@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import re
 import shutil
 import tempfile
 import warnings
@@ -25,6 +24,7 @@ import warnings
 from gymnasium import spaces
 import minari
 from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage.datasets_root_dir import get_dataset_path
 import numpy as np
 
@@ -98,6 +98,15 @@ def action_bounds(spec: dict) -> tuple[np.ndarray, np.ndarray]:
     return lower, upper
 
 
+def check_dataset_id(dataset_id: str) -> None:
+    """Raise DatasetError where Minari would not take a dataset's id."""
+    try:
+        parse_dataset_id(dataset_id)
+    except (TypeError, ValueError) as error:  # Minari's own check fails on some
+        raise DatasetError(
+            f"dataset id: expected '[namespace/]name-v0', found {dataset_id!r}") from error
+
+
 def write_minari(
     episodes: Sequence[Episode],
     dataset_id: str,
@@ -124,8 +133,7 @@ def write_minari(
     Raises:
         DatasetError: The episodes are unfit, the id is malformed or taken.
     """
-    if not re.fullmatch(r'([-\w]+/)*[-\w]+-v\d+', dataset_id):
-        raise DatasetError(f"dataset id: expected '[namespace/]name-v0', found {dataset_id!r}")
+    check_dataset_id(dataset_id)
     if SPEC_KEY in metadata:
         raise DatasetError(f'metadata: {SPEC_KEY!r} is the spec; pass it as spec_json')
     root = Path(root).expanduser().resolve()

@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Annotated, Any
 
@@ -24,6 +25,14 @@ from idql_ros import message as messages
 from idql_ros import spec as specs
 from idql_ros.policy import Decision, Policy
 import numpy as np
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 from tqdm import tqdm
@@ -36,6 +45,8 @@ SOURCE = Path(__file__).resolve().parents[1]
 ROBOT = SOURCE / 'config' / 'robots' / 'pointmaze_medium.yaml'
 ENVIRONMENT = environments.ROBOTS['pointmaze_medium']
 DATASET = 'demo/pointmaze-medium-v0'
+# Lies in the demo's folder, which it may replace.
+MARKER = '.idql_ros_demo'
 # The driver's Gaussian noise, in the environment's own action (OGBench's "navigate" recipe).
 DRIVER_NOISE = 0.5
 # What a recorder sees: a message is logged some time after its stamp.
@@ -131,16 +142,26 @@ def record_bag(path: Path, number: int, steps: int) -> int:
         robot.advance(action)
     # A recorder writes in the order of its log.
     written.sort(key=lambda entry: entry[0])
-    temporary = path.with_name(f'.{path.name}.writing')
-    shutil.rmtree(temporary, ignore_errors=True)
-    with Writer(temporary, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections = {
-            s.topic: writer.add_connection(f'/{s.topic}', s.type, typestore=typestore)
-            for s in (signal_, command)}
-        for logged_ns, topic, content in written:
-            writer.write(connections[topic], logged_ns, content)
-    temporary.rename(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.writing-') as temporary:
+        # The storage file is named after its folder.
+        unfinished = Path(temporary, path.name)
+        with Writer(unfinished, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            connections = {
+                s.topic: writer.add_connection(
+                    f'/{s.topic}', s.type, typestore=typestore, offered_qos_profiles=[_qos(s)])
+                for s in (signal_, command)}
+            for logged_ns, topic, content in written:
+                writer.write(connections[topic], logged_ns, content)
+        unfinished.rename(path)
     return len(written)
+
+
+def _qos(stream: specs.Stream) -> Qos:
+    """Return what a recorder notes of a publisher with the spec's QoS."""
+    forever = QosTime(2147483647, 4294967295)
+    return Qos(
+        QosHistory.KEEP_LAST, stream.depth, QosReliability[stream.reliability.upper()],
+        QosDurability.VOLATILE, forever, forever, QosLiveliness.AUTOMATIC, forever, False)
 
 
 def record(folder: Path, scale: Scale) -> list[Path]:
@@ -177,9 +198,10 @@ def process(module: str, parameters: dict[str, Any], log: Path) -> Iterator[subp
     for name, value in parameters.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         arguments += ['-p', f'{name}:={text}']
-    environment = {'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-                   # Not the domain of somebody's robot.
-                   'ROS_DOMAIN_ID': str(1 + os.getpid() % 100), **os.environ}
+    # The commands of the demo are for this machine, and not for a robot on the user's own domain.
+    domains = [str(n) for n in range(1, 101) if str(n) != os.environ.get('ROS_DOMAIN_ID')]
+    environment = {**os.environ, 'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+                   'ROS_DOMAIN_ID': domains[os.getpid() % len(domains)]}
     with log.open('w', encoding='utf-8') as file:
         child = subprocess.Popen(
             arguments, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=SOURCE)
@@ -232,7 +254,7 @@ def main(
     """Run the quick start.
 
     Args:
-        output: Folder for everything; replaced.
+        output: Folder for everything; that of an earlier demo is replaced.
         small: A quick pass through every step; its policy is not trained long enough to be good.
     """
     scale = SMALL if small else FULL
@@ -245,8 +267,12 @@ def main(
         return result
 
     output = output.resolve()
+    if output.exists() and any(output.iterdir()) and not (output / MARKER).exists():
+        raise ValueError(f'{output}: expected an empty folder or one that the demo wrote, found '
+                         'other files; it would replace them')
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
+    (output / MARKER).touch()
     spec = specs.load(ROBOT)
     goal, tolerance = report.maze_goal(ENVIRONMENT)
 
@@ -275,7 +301,9 @@ def main(
     results = timed('evaluate', score)
     over_ros = timed('deploy', lambda: deploy(path, scale.episodes, output / 'ros'))
     seconds['total'] = sum(seconds.values())
-    report.write(output, results, over_ros, seconds, ENVIRONMENT)
+    if not report.write(output, results, over_ros, seconds, ENVIRONMENT):
+        raise RuntimeError(
+            f'expected equal returns over ROS 2 and in evaluation, see {output / "summary.json"}')
 
 
 if __name__ == '__main__':

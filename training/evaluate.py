@@ -87,7 +87,7 @@ def _act(tick_ns: int, observer: Observer, guard: Guard, decide: Decide) -> tupl
     if observation is not None:
         guard.measure(observation)
         decision = decide(observation, tick_ns)
-        sent, _ = guard.act(decision.action) if math.isfinite(decision.q) else (None, [])
+        sent, _ = guard.act(decision.action, decision.q)
         if sent is not None:
             return sent, decision.q
         reasons = ['the policy gave what is not finite']
@@ -169,6 +169,8 @@ def main(
             of the behaviour policy) and what the file proposes.
         json_file: Where to write the scores as JSON.
     """
+    if json_file is not None and not json_file.parent.is_dir():
+        raise SimulationError(f'{json_file}: expected an existing folder to write to')
     if episodes < 1 or not all(1 <= n <= MAX_CANDIDATES for n in candidates):
         raise SimulationError(f'expected 1 episode or more and 1 to {MAX_CANDIDATES} candidates, '
                               f'found {episodes} and {candidates}')

@@ -54,8 +54,8 @@ class ExportReport:
         return (
             f'{self.path}: {self.comparisons} candidates compared with the trained network; '
             f'worst difference: candidates {self.candidates_error:.1e} network units, '
-            f'q {self.q_error:.1e} and v {self.v_error:.1e} of their range '
-            f'(allowed {TOLERANCE:.0e})'
+            f'q {self.q_error:.1e} and v {self.v_error:.1e} of their range, '
+            f'at least a tenth of their magnitude (allowed {TOLERANCE:.0e})'
         )
 
 
@@ -122,8 +122,11 @@ def export(
         raise ExportError(f'{report}; no file written')
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_bytes(written)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(written)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return report
 
 

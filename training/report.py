@@ -32,7 +32,7 @@ def write(
     over_ros: list[dict[str, Any]],
     seconds: dict[str, float],
     environment: str,
-) -> None:
+) -> bool:
     """Write summary.json, summary.md and the pictures, and print the table.
 
     Args:
@@ -41,6 +41,9 @@ def write(
         over_ros: sim_node's results file, a dictionary an episode.
         seconds: Step -> how long it took.
         environment: The maze, to draw it.
+
+    Returns:
+        Whether the returns over ROS 2 equal those of the evaluation.
     """
     success = {name: float(np.mean([r.success for r in rows])) for name, rows in results.items()}
     success['idql_ros'] = float(np.mean([row['success'] for row in over_ros]))
@@ -79,6 +82,7 @@ def write(
     write_text(output / 'summary.md', '\n'.join([*lines, '', *pictures, '']))
     write_text(output / 'summary.json', json.dumps(summary, indent=1))
     print('\n'.join(['', *lines, f'Report: {output / "summary.md"}']))
+    return summary['ros_returns_equal']
 
 
 def _draw_training(metrics: Path, target: Path) -> None:
