@@ -160,7 +160,8 @@ class PolicyNode(LifecycleNode):
                 'dry run: no command is sent, see ~/command_preview; to send them: ros2 param set '
                 f'{self.get_fully_qualified_name()} enable_commands true')
 
-    def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:  # noqa: N802
+    def _LifecycleNodeMixin__on_change_state(
+            self, request: Any, response: Any) -> Any:
         # The service as rclpy has it lets an operator's mistake (a transition that the present
         # state does not have) end the node with an exception.
         try:

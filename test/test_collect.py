@@ -1,7 +1,10 @@
 """Collected data sets: fixed by their seed, read by ogbench, and whole or not there."""
 
+import contextlib
 from dataclasses import replace
+import os
 from pathlib import Path
+import signal
 import subprocess
 import sys
 
@@ -17,6 +20,8 @@ from training.collect import CollectError, Recipe, RECIPES  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 ROOT = Path(__file__).parents[1]
+# With it the point is at the goal of its task for some of 60 steps.
+SEED_AT_GOAL = 22
 
 
 def shortened(name, episodes, steps):
@@ -89,7 +94,7 @@ def test_files_hold_the_episodes_in_order_with_those_of_validation_last(tmp_path
      slice(0, 2), 1.0)])
 def test_ogbench_reads_and_relabels_the_files(tmp_path, name, task, position, near):
     path = tmp_path / f'{name}.npz'
-    collect.collect(shortened(name, 2, 60), path, jobs=2)
+    collect.collect(shortened(name, 2, 60), path, SEED_AT_GOAL)
     env, *found = ogbench.make_env_and_datasets(task, dataset_path=str(path))
     # Relabelling has reset the environment, so its goal is that of the task.
     goal = env.unwrapped.cur_goal_xy if 'maze' in name else env.unwrapped.data.mocap_pos[0]
@@ -105,6 +110,8 @@ def test_ogbench_reads_and_relabels_the_files(tmp_path, name, task, position, ne
         solved = np.linalg.norm(columns['qpos'][rows, position] - goal, axis=1) <= near
         assert np.array_equal(dataset['rewards'], solved - 1.0)
         assert np.array_equal(dataset['masks'], 1.0 - solved)
+        if 'maze' in name and episodes == 2:
+            assert solved.any() and not solved.all()
     if 'cube' in name:
         # The simulator's state belongs to the observation beside it: the cube, in its units.
         assert np.allclose(columns['observations'][:, 19:22],
@@ -190,25 +197,34 @@ def test_what_cannot_be_is_refused_before_anything_is_collected(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['a-val.npz']
 
 
-def test_an_interrupt_leaves_no_file_and_no_process(tmp_path):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('ending', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_leaves_no_file_and_no_process(tmp_path, ending):
     child = subprocess.Popen(
         [sys.executable, '-m', 'training.collect', 'pointmaze-medium-stitch-v0', '--output',
          tmp_path / 'data', '--jobs', '2'], cwd=ROOT, stderr=subprocess.PIPE,
-        start_new_session=True)
+        start_new_session=True,
+        # A shell without job control lets what it starts in the background ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     try:
         seen = b''
         while b'targets an episode' not in seen:  # it is under way
             part = child.stderr.read1()
             assert part, seen
             seen += part
-        child.terminate()
+        if ending == signal.SIGINT:  # a terminal sends it to all of them
+            os.killpg(child.pid, ending)
+        else:
+            child.send_signal(ending)
         # Read to the end: the workers hold the other end of this pipe as long as they live.
         seen += child.stderr.read()
-        assert child.wait(20) == 1
+        assert child.wait() == (1 if ending != signal.SIGKILL else -signal.SIGKILL)
     finally:
-        child.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.stderr.close()
         child.wait()
-    assert seen.decode().endswith('error: interrupted; nothing was written\n')
-    assert b'Traceback' not in seen
+    if ending != signal.SIGKILL:
+        assert seen.decode().endswith('error: interrupted; nothing was written\n')
+        assert b'Traceback' not in seen
     assert not list((tmp_path / 'data').iterdir())

@@ -26,6 +26,7 @@ import os
 from pathlib import Path
 import signal
 import sys
+import threading
 from typing import Any, Literal
 import warnings
 
@@ -324,8 +325,16 @@ def _driver(recipe: Recipe) -> ManipulationDriver | MazeDriver:
 def _begin_worker() -> None:
     """Let the parent alone answer an interrupt, and let nothing but errors into its bar."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that was killed tells nobody: its workers would wait for ever.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # Of windows that cannot be opened, and of the precision of an action space.
     warnings.simplefilter('ignore', UserWarning)
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end, and end this process."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def collect(recipe: Recipe, path: Path, seed: int = 0, jobs: int = 1) -> str:
@@ -381,7 +390,8 @@ def collect(recipe: Recipe, path: Path, seed: int = 0, jobs: int = 1) -> str:
                 bar.update(recipe.steps)
                 bar.set_postfix_str(f'{reached / collected:.1f} targets an episode')
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Waiting here: leaving the block would shut down again, and cancel nothing.
+            pool.shutdown(cancel_futures=True)
             raise
     rows = recipe.episodes * recipe.steps
     # Training last: where it is, both are.
