@@ -37,14 +37,13 @@ def equal(one, other):
 
 
 # Episode 3 of the scene goes on to a kind of object that its beginning does not set: without
-# care it would see what episode 2 wanted of it.
+# care it would see what episode 0 wanted of it.
 @pytest.mark.parametrize(('name', 'number'), [
     ('scene-noisy-v0', 3), ('cube-single-play-v0', 1), ('pointmaze-medium-navigate-v0', 1),
     ('pointmaze-teleport-stitch-v0', 1)])
 def test_an_episode_is_a_function_of_seed_and_number_alone(name, number):
     recipe = replace(shortened(name, 4, 50), random_actions=0.0)
-    for earlier in range(number):
-        collect.collect_episode(recipe, 0, earlier)
+    collect.collect_episode(recipe, 0, 0)
     after = collect.collect_episode(recipe, 0, number)
     collect._driver.cache_clear()
     np.random.seed(99)

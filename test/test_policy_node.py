@@ -206,7 +206,8 @@ def policy_that_spoils(path, output, spoil):
     Args:
         path: Where to write it.
         output: 'candidates' or 'v'.
-        spoil: 'nan': not finite there; 'error': the inference fails there.
+        spoil: 'nan': not finite there; 'error': the inference fails there; 'slow': the inference
+            takes seconds, everywhere.
     """
     onnx = pytest.importorskip('onnx', reason='onnx is not installed')
     make = onnx.helper.make_node
@@ -229,6 +230,17 @@ def policy_that_spoils(path, output, spoil):
             make('Sub', ['spoil_five', 'spoil_x'], ['spoil_rest']),
             make('Sqrt', ['spoil_rest'], ['spoil_root']),
             make('Mul', ['spoil_root', 'spoil_zero'], ['spoil'])])
+    elif spoil == 'slow':
+        matrix = np.full((1024, 1024), 1e-4, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(matrix, 'spoil_matrix'))
+        model.graph.node.append(make('Mul', ['spoil_matrix', 'spoil_x'], ['spoil_0']))
+        steps = 60  # of 2 GFLOP
+        model.graph.node.extend(
+            make('MatMul', [f'spoil_{i}', 'spoil_matrix'], [f'spoil_{i + 1}'])
+            for i in range(steps))
+        model.graph.node.extend([
+            make('ReduceMax', [f'spoil_{steps}'], ['spoil_max'], keepdims=0),
+            make('Mul', ['spoil_max', 'spoil_zero'], ['spoil'])])
     else:
         model.graph.node.extend([
             make('Greater', ['spoil_x', 'spoil_five'], ['spoil_is']),
@@ -377,16 +389,17 @@ def test_the_stop_follows_a_stale_stream_at_once_also_at_a_low_rate(robot, tmp_p
 
 
 def test_an_inference_that_takes_too_long_is_answered_with_the_stop(robot, tmp_path):
-    def hurry(metadata):
-        metadata['spec']['rate'] = RATE
-        metadata['spec']['observations'][0]['max_age'] = 0.03
-    policy = harness.policy_with(tmp_path / 'hurry.onnx', hurry)
+    policy = policy_that_spoils(tmp_path / 'slow.onnx', 'v', 'slow')
     with harness.running(NODE, {
-        'model': policy, 'autostart': True, 'enable_commands': True, 'candidates': 4096,
+        'model': policy, 'autostart': True, 'enable_commands': True,
     }, tmp_path / 'node.log'):
-        robot.drive(lambda: len(robot.commands) >= 10, 'stops')
-        expect_reason(robot, 'so long that its observation is too old', x=1.0)
+        expect_reason(robot, 'too old', x=1.0)
+        robot.commands.clear()
+        robot.drive(lambda: len(robot.commands) >= 20, 'stops', x=1.0)
         assert all(is_stop(c) for c in robot.commands)
+        # Not only when an inference returns, which takes longer than this.
+        gaps_s = np.diff([harness.stamp_ns(c) for c in robot.commands]) / 1e9
+        assert np.median(gaps_s) < 2 / RATE
 
 
 def test_what_was_only_previewed_is_nothing_to_hold(robot, tmp_path):

@@ -189,6 +189,16 @@ class ManipulationDriver:
         return not (np.any(y >= 0.29) or np.any(beside_drawer))
 
 
+def maze_cells(walls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells to start in (n, 2) and those to go to (m, 2), of a maze map (1: wall)."""
+    free = walls == 0
+    # Not the cells of a straight corridor: crossings, corners and dead ends.
+    north, south = np.roll(free, 1, 0), np.roll(free, -1, 0)
+    west, east = np.roll(free, 1, 1), np.roll(free, -1, 1)
+    straight = (north & south & ~west & ~east) | (west & east & ~north & ~south)
+    return np.argwhere(free), np.argwhere(free & ~straight)
+
+
 class MazeDriver:
     """Follows the shortest path to random goals ("navigate") or to one nearby goal ("stitch").
 
@@ -206,13 +216,7 @@ class MazeDriver:
             f'{recipe.environment}-v0', terminate_at_goal=False, render_mode=None,
             max_episode_steps=recipe.steps, disable_env_checker=True)
         self._maze = self.env.unwrapped
-        free = self._maze.maze_map == 0
-        self._cells = np.argwhere(free)
-        # Not the cells of a straight corridor: crossings, corners and dead ends.
-        north, south = np.roll(free, 1, 0), np.roll(free, -1, 0)
-        west, east = np.roll(free, 1, 1), np.roll(free, -1, 1)
-        straight = (north & south & ~west & ~east) | (west & east & ~north & ~south)
-        self._goals = np.argwhere(free & ~straight)
+        self._cells, self._goals = maze_cells(self._maze.maze_map)
 
     def seed(self, number: int) -> None:
         """Fix what a reset draws beside numpy's global state and its own generator."""

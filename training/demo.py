@@ -37,6 +37,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 from tqdm import tqdm
 from training import bags, evaluate, report, rewards
+from training.collect import maze_cells
 from training.export import export
 from training.train import CHECKPOINT, read_checkpoint, read_config, train
 import tyro
@@ -83,13 +84,7 @@ class Driver:
         """
         self._maze = env.unwrapped
         self._generator = np.random.default_rng(seed)
-        free = self._maze.maze_map == 0
-        self._cells = np.argwhere(free)
-        # Not the cells of a straight corridor: crossings, corners and dead ends (as the recipe).
-        north, south = np.roll(free, 1, 0), np.roll(free, -1, 0)
-        west, east = np.roll(free, 1, 1), np.roll(free, -1, 1)
-        straight = (north & south & ~west & ~east) | (west & east & ~north & ~south)
-        self._goals = np.argwhere(free & ~straight)
+        self._cells, self._goals = maze_cells(self._maze.maze_map)
         self._choose_goal()
 
     def _choose_goal(self) -> None:
