@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import pathlib
-from typing import Any
+from typing import Any, get_args, Literal
 
 from idql_ros import spec as specs
 import numpy as np
@@ -20,6 +21,16 @@ FORMAT_VERSION = 1
 METADATA_KEY = 'idql_ros'
 MAX_FILE_BYTES = 512 * 2**20
 MAX_CANDIDATES = 4096
+MAX_SOFTMAX_TEMPERATURE = 1e6
+MAX_SAMPLING_TEMPERATURE = 2.0
+
+Extraction = Literal['greedy', 'implicit', 'softmax']
+CriticLoss = Literal['expectile', 'quantile', 'exponential']
+
+# The exponential loss cuts its factor exp(alpha u) here, in training and in the weight.
+LARGEST_EXPONENTIAL = 6.0
+# |u| in the quantile loss's weight counts as this at least: there it is singular at 0.
+LEAST_ADVANTAGE = 1e-6
 
 
 class PolicyError(ValueError):
@@ -64,6 +75,102 @@ def draw_noise(
     return generator.standard_normal((1, steps, candidates, action_size), np.float32)
 
 
+def draw_uniform(seed: int, tick_ns: int) -> float:
+    """Return the number in [0, 1) that resampling uses at a tick: a pure function of both.
+
+    The counter's last word keeps it apart from the tick's diffusion noise.
+    """
+    generator = np.random.Generator(np.random.Philox(
+        key=np.array([seed, 0], np.uint64), counter=np.array([0, 0, tick_ns, 1], np.uint64)))
+    return float(generator.random())
+
+
+def implicit_weights(u: np.ndarray, critic_loss: str, parameter: float) -> np.ndarray:
+    """Return w = |f'(u)| / |u| >= 0, by which the implicit policy differs from the behaviour's.
+
+    With V fitted to Q by the loss f, V is the value of mu(a|s) w(s, a) / sum (IDQL, theorem 4.1).
+
+    Args:
+        u: Q - V, any shape.
+        critic_loss: f; 'expectile' (without its factor 2), 'quantile' or 'exponential'.
+        parameter: tau, or alpha of 'exponential'.
+
+    Returns:
+        w in float64, finite, of u's shape. At u = 0, expectile and quantile count as u < 0, as
+        they do in training; exponential tends to alpha^2.
+    """
+    u = np.asarray(u, np.float64)
+    if critic_loss == 'exponential':
+        with np.errstate(over='ignore'):  # infinity has the right limit: a weight of 0
+            x = parameter * u
+        # Beyond log 6 the cut decides; 2 is beyond, and keeps expm1 from overflowing.
+        slope = np.minimum(np.expm1(np.minimum(x, 2.0)), LARGEST_EXPONENTIAL - 1)
+        near = np.abs(x) < 1e-8  # expm1(x) = x (1 + x / 2 + ...)
+        return parameter**2 * np.where(near, 1 + x / 2, slope / np.where(near, 1.0, x))
+    share = np.where(u > 0, parameter, 1 - parameter)
+    if critic_loss == 'expectile':
+        return share
+    return share / np.maximum(np.abs(u), LEAST_ADVANTAGE)
+
+
+def softmax_weights(q: np.ndarray, temperature: float) -> np.ndarray:
+    """Return exp(temperature * (q - max q)): V cancels, and the best weighs 1.
+
+    Args:
+        q: (N,).
+        temperature: 0: all alike; the higher, the closer to greedy. In units of 1 / Q.
+    """
+    q = np.asarray(q, np.float64)
+    with np.errstate(over='ignore'):
+        behind = np.maximum(q - q.max(), -np.finfo(np.float64).max)
+        return np.exp(temperature * behind)
+
+
+def choose(
+        q: np.ndarray, v: float, extraction: Extraction = 'greedy', *, uniform: float = 0.0,
+        critic_loss: str = 'expectile', critic_parameter: float = 0.7,
+        temperature: float = 1.0) -> int:
+    """Return the index of the candidate to act on.
+
+    Args:
+        q: (N,) Q of the candidates, which are samples of the behaviour policy.
+        v: V of the observation.
+        extraction: 'greedy': the largest Q; 'implicit': one candidate with a probability
+            proportional to `implicit_weights`; 'softmax': to `softmax_weights`.
+        uniform: in [0, 1), decides which candidate is drawn.
+        critic_loss: the loss that fitted V, for 'implicit'.
+        critic_parameter: its tau or alpha, likewise.
+        temperature: of 'softmax'.
+    """
+    q = np.asarray(q, np.float64)
+    rated_by = q - v if extraction == 'implicit' else q
+    if extraction == 'greedy' or not np.isfinite(rated_by).all():
+        return int(np.argmax(q))  # NaN, where there is one
+    if extraction == 'implicit':
+        weights = implicit_weights(rated_by, critic_loss, critic_parameter)
+    else:
+        weights = softmax_weights(q, temperature)
+    bounds = np.cumsum(weights / weights.max())
+    # Candidate i owns [bounds[i - 1], bounds[i]): one of weight 0 owns nothing.
+    return int(np.searchsorted(bounds, uniform * bounds[-1], side='right'))
+
+
+def check_extraction(extraction: str, temperature: float, sampling_temperature: float) -> None:
+    """Check what `Policy.decide` takes.
+
+    Raises:
+        PolicyError: A value is out of its range; the text names it.
+    """
+    if extraction not in get_args(Extraction):
+        raise PolicyError(
+            f'extraction: expected {", ".join(get_args(Extraction))}, found {extraction!r}')
+    for name, value, most in (
+            ('softmax_temperature', temperature, MAX_SOFTMAX_TEMPERATURE),
+            ('sampling_temperature', sampling_temperature, MAX_SAMPLING_TEMPERATURE)):
+        if not 0 <= value <= most:
+            raise PolicyError(f'{name}: expected a number from 0 to {most:g}, found {value}')
+
+
 class Policy:
     """A policy file, opened for inference on the CPU.
 
@@ -72,6 +179,8 @@ class Policy:
         candidates: N that the file proposes.
         digest: SHA-256 of the file, in hex.
         provenance: where the policy comes from, as its training wrote it.
+        critic_loss: the loss that fitted V to Q; decides the weights of implicit extraction.
+        critic_parameter: its tau or alpha.
     """
 
     def __init__(self, path: str | pathlib.Path, threads: int = 1) -> None:
@@ -98,6 +207,7 @@ class Policy:
         self.spec = self._read_spec(metadata)
         self.provenance: dict[str, Any] = metadata.get('provenance', {})
         self._steps, self.candidates = self._check_sizes(metadata)
+        self.critic_loss, self.critic_parameter = self._check_critic(metadata['model'])
 
     def _read_metadata(self) -> dict[str, Any]:
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
@@ -156,8 +266,22 @@ class Policy:
                               f'{", ".join(sorted(found_types))}')
         return steps, whole['candidates']
 
+    def _check_critic(self, model: dict[str, Any]) -> tuple[str, float]:
+        loss, parameter = model.get('critic_loss'), model.get('critic_parameter')
+        losses = get_args(CriticLoss)
+        if loss not in losses:
+            raise PolicyError(
+                f'{self.path}: model.critic_loss: expected {", ".join(losses)}, found {loss!r}')
+        most = float(np.finfo(np.float64).max) if loss == 'exponential' else 1.0
+        if type(parameter) not in (int, float) or not 0 < parameter < most:
+            raise PolicyError(
+                f'{self.path}: model.critic_parameter: expected a number above 0 and below '
+                f'{most:g} for {loss}, found {parameter!r}')
+        return loss, float(parameter)
+
     def decide(self, observation: np.ndarray, tick_ns: int, seed: int,
-               candidates: int) -> Decision:
+               candidates: int, *, extraction: Extraction = 'greedy', temperature: float = 1.0,
+               sampling_temperature: float = 1.0) -> Decision:
         """Choose the action for one observation.
 
         Args:
@@ -165,15 +289,29 @@ class Policy:
             tick_ns: the tick's time, 0 or more.
             seed: 0 to 2^64 - 1.
             candidates: N, how many actions are drawn; 1 is a sample of the behaviour policy.
+            extraction: how one of them is chosen, see `choose`; 'greedy' and 'implicit' are those
+                of IDQL, section 4.
+            temperature: of 'softmax', 0 or more, in units of 1 / Q; the higher, the greedier.
+            sampling_temperature: scales the noise that the denoising steps add; 0: they add none,
+                and only where sampling starts is random.
 
-        Returns:
-            The candidate with the largest Q (greedy extraction, IDQL section 4).
+        Raises:
+            PolicyError: The extraction is unknown or a temperature out of its range.
         """
+        check_extraction(extraction, temperature, sampling_temperature)
         noise = draw_noise(seed, tick_ns, self._steps, candidates, self.spec.action_size)
+        noise[:, 1:] *= np.float32(sampling_temperature)
         actions, q, v = self._session.run(
             ['candidates', 'q', 'v'], {'observations': observation[None], 'noise': noise})
-        best = int(np.argmax(q[0]))
-        return Decision(actions[0, best], float(q[0, best]), float(v[0]), actions[0], q[0])
+        chosen = choose(
+            q[0], float(v[0]), extraction, uniform=draw_uniform(seed, tick_ns),
+            critic_loss=self.critic_loss, critic_parameter=self.critic_parameter,
+            temperature=temperature)
+        # The guard refuses an action whose Q is not finite; here the choice rests on V as well.
+        rated = extraction != 'implicit' or np.isfinite(v[0])
+        return Decision(
+            actions[0, chosen], float(q[0, chosen]) if rated else math.nan, float(v[0]),
+            actions[0], q[0])
 
 
 def _open(path: str | pathlib.Path, content: bytes, threads: int) -> Any:

@@ -9,22 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable
 import concurrent.futures
 import dataclasses
+import functools
 import queue
 import re
 import signal
 import socket
 import sys
 import threading
-from typing import Any
+from typing import Any, get_args
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from idql_ros import message as messages
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
-from idql_ros.policy import Decision, default_path, MAX_CANDIDATES, Policy, PolicyError
+from idql_ros.policy import (
+    check_extraction,
+    Decision,
+    default_path,
+    Extraction,
+    MAX_CANDIDATES,
+    MAX_SAMPLING_TEMPERATURE,
+    MAX_SOFTMAX_TEMPERATURE,
+    Policy,
+    PolicyError,
+)
 from idql_ros.spec import Spec, Stream
 import numpy as np
-from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 import rclpy
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
@@ -39,7 +55,8 @@ from rclpy.time import Time
 from std_msgs.msg import Float64MultiArray
 
 # Parameters that a configured node no longer takes.
-_CONFIGURED = ('model', 'seed', 'candidates', 'threads', 'use_sim_time')
+_CONFIGURED = ('model', 'seed', 'candidates', 'extraction', 'softmax_temperature',
+               'sampling_temperature', 'threads', 'use_sim_time')
 _LOG_PERIOD_S = 5.0
 _DIAGNOSTICS_PERIOD_S = 1.0
 _WATCH_PERIOD_S = 0.05
@@ -101,9 +118,11 @@ class PolicyNode(LifecycleNode):
     def __init__(self, **kwargs: Any) -> None:
         """Declare the parameters; keyword arguments go to rclpy's node."""
         super().__init__('policy_node', **kwargs)
-        self._declare_parameters()
         self._policy: Policy | None = None
-        self._running = False
+        self._running = self._enabled = False
+        # Before the declarations: what the command line or a file says is checked as well.
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self._declare_parameters()
         self._worker = _Worker()
         self._inference_done = self.create_guard_condition(self._finish)
         self._job: _Job | None = None
@@ -111,14 +130,17 @@ class PolicyNode(LifecycleNode):
         self._ticking: list[Any] = []
         self._jump_handle: Any = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.add_on_set_parameters_callback(self._check_parameters)
-        self._enabled = self.get_parameter('enable_commands').value
 
     def _declare_parameters(self) -> None:
-        def declare(name: str, value: Any, description: str, low: int = 0, high: int = 0) -> None:
-            limits = [IntegerRange(from_value=low, to_value=high, step=0)] if high else []
-            self.declare_parameter(name, value, ParameterDescriptor(
-                description=description, integer_range=limits))
+        def declare(name: str, value: Any, description: str, low: float = 0,
+                    high: float = 0) -> None:
+            descriptor = ParameterDescriptor(description=description)
+            if high and isinstance(value, float):
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)]
+            elif high:
+                descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=0)]
+            self.declare_parameter(name, value, descriptor)
 
         declare('model', '', 'Policy file (.onnx); empty: the policy installed with the package. '
                 'Read when the node is configured.')
@@ -129,6 +151,13 @@ class PolicyNode(LifecycleNode):
                 0, 2**63 - 1)
         declare('candidates', 0, 'Actions drawn for each decision (N); 0: as many as the policy '
                 'file says. Read when the node is configured.', 0, MAX_CANDIDATES)
+        declare('extraction', 'greedy', 'How one of the drawn actions is chosen: '
+                f'{", ".join(get_args(Extraction))}. Read when the node is configured.')
+        declare('softmax_temperature', 1.0, 'Of the extraction softmax, in units of 1 / Q; the '
+                'higher, the greedier. Read when the node is configured.',
+                0, MAX_SOFTMAX_TEMPERATURE)
+        declare('sampling_temperature', 1.0, 'Scales the noise that the denoising steps add; 0: '
+                'none. Read when the node is configured.', 0, MAX_SAMPLING_TEMPERATURE)
         declare('threads', 1, 'Threads for one inference. Read when the node is configured.',
                 1, 64)
 
@@ -138,6 +167,11 @@ class PolicyNode(LifecycleNode):
                 return SetParametersResult(successful=False, reason=(
                     f'{parameter.name} is read when the node is configured: expected an '
                     'unconfigured node (ros2 lifecycle set ... cleanup), found a configured one'))
+            if parameter.name == 'extraction':
+                try:
+                    check_extraction(parameter.value, 1.0, 1.0)
+                except PolicyError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
         for parameter in parameters:
             if parameter.name == 'enable_commands':
                 self._enable(parameter.value)
@@ -228,9 +262,14 @@ class PolicyNode(LifecycleNode):
         for command in spec.actions:
             messages.check_limits(command, messages.ros_class(command.type))
         self._candidates = self.get_parameter('candidates').value or policy.candidates
-        self._seed = self.get_parameter('seed').value
+        self._extraction = self.get_parameter('extraction').value
+        self._decide = functools.partial(
+            policy.decide, seed=self.get_parameter('seed').value, candidates=self._candidates,
+            extraction=self._extraction,
+            temperature=self.get_parameter('softmax_temperature').value,
+            sampling_temperature=self.get_parameter('sampling_temperature').value)
         # The first inference allocates; it is made here, not on the robot's first tick.
-        policy.decide(np.zeros(spec.observation_size, np.float32), 0, 0, self._candidates)
+        self._decide(np.zeros(spec.observation_size, np.float32), 0)
         self._command_publishers = [
             self.create_lifecycle_publisher(
                 messages.ros_class(command.type), command.topic, qos_profile(command))
@@ -244,8 +283,8 @@ class PolicyNode(LifecycleNode):
         self._policy = policy
         self.get_logger().info(
             f'policy {spec.name} from {path}: {spec.observation_size} observations, '
-            f'{spec.action_size} actions, {spec.rate} Hz, N = {self._candidates}, sha256 '
-            f'{policy.digest[:12]}')
+            f'{spec.action_size} actions, {spec.rate} Hz, N = {self._candidates}, '
+            f'{self._extraction}, sha256 {policy.digest[:12]}')
 
     def _activate(self) -> None:
         spec = self._policy.spec
@@ -428,7 +467,7 @@ class PolicyNode(LifecycleNode):
             return
         self._guard.measure(observation)
         self._job = _Job(tick_ns, self._worker.submit(
-            self._policy.decide, observation, tick_ns, self._seed, self._candidates))
+            self._decide, observation, tick_ns))
         # Once the node is inactive nobody waits for the result, and the handle may be gone.
         self._job.future.add_done_callback(
             lambda _: self._running and self._inference_done.trigger())
@@ -509,7 +548,8 @@ class PolicyNode(LifecycleNode):
             status.level, status.message = DiagnosticStatus.OK, (
                 'acting' if self._enabled else 'acting, dry run: enable_commands is false')
         values = {'policy': self._policy.path, 'sha256': self._policy.digest,
-                  'candidates': self._candidates, 'enable_commands': self._enabled, **self._counts}
+                  'candidates': self._candidates, 'extraction': self._extraction,
+                  'enable_commands': self._enabled, **self._counts}
         status.values = [KeyValue(key=k, value=str(v)) for k, v in values.items()]
         array = DiagnosticArray(status=[status])
         array.header.stamp = Time(

@@ -77,6 +77,22 @@ def test_scoring_a_file_twice_gives_identical_episodes():
     assert np.array_equal(shifted.observations[0], first[1].observations[0])
 
 
+def test_extraction_and_temperatures_reach_the_decisions():
+    opened, asked = Policy(DEFAULT), []
+    decide = opened.decide
+
+    def spy(*arguments, **keywords):
+        asked.append(keywords)
+        return decide(*arguments, **keywords)
+
+    opened.decide = spy
+    evaluate.evaluate(opened, MAZE, 1, 0, 2, 'test', extraction='implicit',
+                      softmax_temperature=3.0, sampling_temperature=0.5)
+    assert asked and all(keywords == {
+        'extraction': 'implicit', 'temperature': 3.0, 'sampling_temperature': 0.5}
+        for keywords in asked)
+
+
 def test_policy_is_asked_once_a_tick_with_the_observation_and_time_of_the_tick():
     robot = environments.SimulatedRobot(short_maze(), ROBOT, seed=0)
     asked = []
@@ -178,15 +194,17 @@ def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable
             'sys.meta_path.insert(0, Blocked)\n'
             'sys.argv[0] = "evaluate"\n'
             'runpy.run_module("training.evaluate", run_name="__main__")\n')
-    found = run(file, '--episodes', '2', '--seed', '5', '--candidates', '3', '--json-file', scores,
-                code=code)
+    found = run(file, '--episodes', '2', '--seed', '5', '--candidates', '3', '--extraction',
+                'implicit', '--sampling-temperature', '0.5', '--json-file', scores, code=code)
     assert found.returncode == 0, found.stderr
-    assert f'{file} in {MAZE}, 2 episodes from seed 5' in found.stdout
+    assert (f'{file} in {MAZE}, 2 episodes from seed 5, extraction implicit, softmax temperature '
+            '1, sampling temperature 0.5') in found.stdout
     assert 'N =    3: success' in found.stdout
     written = json.loads(scores.read_text())
     assert written['sha256'] == Policy(file).digest
     # What the program reports is what the function gives.
-    results = evaluate.evaluate(Policy(DEFAULT), MAZE, 2, 5, 3, 'test')
+    results = evaluate.evaluate(Policy(DEFAULT), MAZE, 2, 5, 3, 'test', 'implicit', 1.0, 0.5)
+    assert written['extraction'] == 'implicit' and written['sampling_temperature'] == 0.5
     assert written['candidates']['3']['returns'] == [r.total_reward for r in results]
 
 
@@ -200,6 +218,9 @@ def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable
     ([DEFAULT, '--candidates', '0'], 1, '1 to 4096 candidates, found 50 and [0]'),
     ([DEFAULT, '--candidates', '1000000000'], 1, '1 to 4096 candidates'),
     ([DEFAULT, '--seed', '-1'], 1, 'expected a seed from 0 to 4294967246, found -1'),
+    ([DEFAULT, '--softmax-temperature', '-1'], 1, 'softmax_temperature: expected a number from 0'),
+    ([DEFAULT, '--sampling-temperature', 'nan'], 1, 'sampling_temperature: expected a number'),
+    ([DEFAULT, '--extraction', 'best'], 2, None),
     ([DEFAULT, '--episodes', 'many'], 2, None),
     ([DEFAULT, '--no-such-option'], 2, None),
     ([], 2, None),

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 import torch
 from training import export as exporting
+from training.checkpoint import save_checkpoint
 from training.export import export, ExportError, main
 from training.idql import IDQL, IDQLConfig
-from training.train import save_checkpoint
 
 SPEC = json.dumps({'name': 'robot', 'third': 1 / 3, 'actions': []})
 

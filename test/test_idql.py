@@ -3,15 +3,23 @@
 import os
 from pathlib import Path
 
+from idql_ros.policy import implicit_weights
 import numpy as np
 import pytest
 import torch
-from training import diffusion
+from training import diffusion, parity
 from training.idql import Batch, IDQL, IDQLConfig
 
 COMMITTED = Path(__file__).parent / 'golden'
-ALL = ['simple_vp_expectile', 'full_cosine_quantile', 'full_vp_expectile',
-       'full_linear_exponential']
+# Reference trajectory -> how it was recorded.
+GOLDEN = {
+    'simple_vp_expectile': {'critic_parameter': 0.7},
+    'full_vp_expectile': {'critic_parameter': 0.9},
+    'full_cosine_quantile': {'critic_parameter': 0.8},
+    'full_linear_exponential': {'critic_parameter': 1.0},
+}
+for _name, _options in GOLDEN.items():
+    _options |= zip(('variant', 'schedule', 'critic_loss'), _name.split('_'), strict=True)
 
 
 def golden_path(name):
@@ -24,153 +32,45 @@ def golden_path(name):
     return Path(os.environ['IDQL_ROS_GOLDEN']) / f'{name}.npz'
 
 
-def golden_config(name, golden):
-    """Return the settings a reference trajectory was recorded with."""
-    learner, schedule, critic_loss = name.split('_')
-    simple = learner == 'simple'
-    return IDQLConfig(
-        actor_width=32,
-        actor_blocks=sum(
-            key.startswith('init/score_model/MLPResNet_0/MLPResNetBlock_')
-            and key.endswith('Dense_0/kernel') for key in golden
-        ),
-        actor_activation='silu' if simple else 'mish',
-        time_features=(128, 256) if simple else (64, 128),
-        actor_dropout=0.0,
-        actor_decay_steps=1000,
-        actor_weight_decay=1e-4,
-        schedule=schedule,
-        diffusion_steps=len(golden['schedule/betas']),
-        critic_hidden=(32, 32),
-        value_hidden=(32, 32),
-        value_input_layer_norm=simple,
-        critic_loss=critic_loss,
-        critic_parameter={
-            'simple_vp_expectile': 0.7, 'full_vp_expectile': 0.9, 'full_cosine_quantile': 0.8,
-            'full_linear_exponential': 1.0,
-        }[name],
-        discount=0.99,
-    )
-
-
-def actor_state(golden, net):
-    """Return a NoisePredictor's state from the reference's names."""
-    def dense(name):
-        return {'weight': golden[f'{net}/{name}/kernel'].T, 'bias': golden[f'{net}/{name}/bias']}
-
-    state = {'frequencies': golden[f'{net}/FourierFeatures_0/kernel'][:, 0]}
-    layers = {'time_hidden': 'MLP_0/Dense_0', 'time_output': 'MLP_0/Dense_1',
-              'input': 'MLPResNet_0/Dense_0', 'output': 'MLPResNet_0/Dense_1'}
-    block = 0
-    while f'{net}/MLPResNet_0/MLPResNetBlock_{block}/Dense_0/kernel' in golden:
-        theirs = f'MLPResNet_0/MLPResNetBlock_{block}'
-        layers[f'blocks.{block}.expand'] = f'{theirs}/Dense_0'
-        layers[f'blocks.{block}.contract'] = f'{theirs}/Dense_1'
-        state[f'blocks.{block}.norm.weight'] = golden[f'{net}/{theirs}/LayerNorm_0/scale']
-        state[f'blocks.{block}.norm.bias'] = golden[f'{net}/{theirs}/LayerNorm_0/bias']
-        block += 1
-    for ours, theirs in layers.items():
-        state |= {f'{ours}.{key}': value for key, value in dense(theirs).items()}
-    return state
-
-
-def critic_state(golden, net):
-    """Return a Critic's state from the reference's names: (K, in, out) on both sides."""
-    names = ['MLP_0/Dense_0', 'MLP_0/Dense_1', 'Dense_0']
-    state = {}
-    for index, theirs in zip((0, 2, 4), names, strict=True):
-        theirs = f'{net}/VmapStateActionValue_0/{theirs}'
-        state[f'layers.{index}.weight'] = golden[f'{theirs}/kernel']
-        state[f'layers.{index}.bias'] = golden[f'{theirs}/bias']
-    return state
-
-
-def value_state(golden, net):
-    """Return a Value's state from the reference's names."""
-    state, index = {}, 0
-    if f'{net}/MLP_0/LayerNorm_0/scale' in golden:
-        state['layers.0.weight'] = golden[f'{net}/MLP_0/LayerNorm_0/scale']
-        state['layers.0.bias'] = golden[f'{net}/MLP_0/LayerNorm_0/bias']
-        index = 1
-    for theirs in ('MLP_0/Dense_0', 'MLP_0/Dense_1', 'OutputVDense'):
-        state[f'layers.{index}.weight'] = golden[f'{net}/{theirs}/kernel'].T
-        state[f'layers.{index}.bias'] = golden[f'{net}/{theirs}/bias']
-        index += 2
-    return state
-
-
-def idql_state(golden, stage):
-    """Return the parameters of all five networks at 'init' or 'final'."""
-    target = 'target_' if stage == 'final' else ''  # targets start equal
-    nets = {
-        'actor': actor_state(golden, f'{stage}/score_model'),
-        'averaged_actor': actor_state(golden, f'{stage}/{target}score_model'),
-        'critics': critic_state(golden, f'{stage}/critic'),
-        'target_critics': critic_state(golden, f'{stage}/{target}critic'),
-        'value': value_state(golden, f'{stage}/value'),
-    }
-    return {
-        f'{net}.{key}': torch.from_numpy(np.ascontiguousarray(value))
-        for net, state in nets.items() for key, value in state.items()
-    }
-
-
-def replay(name):
-    """Replay a reference trajectory; return its file, the learner and each update's info."""
-    golden = dict(np.load(golden_path(name)))
-    observations = golden['batch/0/observations'].shape[1]
-    actions = golden['batch/0/actions'].shape[1]
-    idql = IDQL(
-        golden_config(name, golden), torch.zeros(observations), torch.ones(observations),
-        torch.zeros(actions), torch.ones(actions),
-    )
-    missing, unexpected = idql.load_state_dict(idql_state(golden, 'init'), strict=False)
-    assert not unexpected
-    assert set(missing) == {
-        'observation_mean', 'observation_std', 'action_center', 'action_scale'}
-    infos = []
-    for k in range(10):
-        recorded = {
-            key.rpartition('/')[2]: torch.from_numpy(value)
-            for key, value in golden.items() if key.startswith(f'batch/{k}/')
-        }
-        batch = Batch(*(recorded[field] for field in Batch._fields))
-        infos.append(idql.update(batch, recorded['time'].long(), recorded['noise']))
-    return golden, idql, infos
-
-
-@pytest.fixture(scope='module', params=ALL)
+@pytest.fixture(scope='module', params=sorted(GOLDEN))
 def replayed(request):
-    """Return one reference trajectory, replayed."""
-    return replay(request.param)
+    """Return one reference trajectory, the learner after its replay, and the losses."""
+    recording = parity.Recording(golden_path(request.param))
+    assert recording.updates == 10
+    idql, losses = parity.replay(recording, recording.config(**GOLDEN[request.param]))
+    return recording, idql, losses
 
 
 def test_schedule_equals_the_reference(replayed):
-    golden, idql, _ = replayed
+    recording, idql, _ = replayed
     schedule = diffusion.schedule(idql.config.schedule, idql.config.diffusion_steps)
     for name, vector in schedule._asdict().items():
         np.testing.assert_allclose(
-            vector.numpy(), golden[f'schedule/{name}'], rtol=2e-5, atol=1e-7)
+            vector.numpy(), recording.arrays[f'schedule/{name}'], rtol=2e-5, atol=1e-7)
 
 
 def test_losses_equal_the_reference(replayed):
-    golden, _, infos = replayed
-    for k, info in enumerate(infos):
-        for name, value in info.items():
+    recording, _, losses = replayed
+    for k, row in enumerate(losses):
+        for name, value in row.items():
             # Means of V and Q cross zero, where only an absolute bound makes sense.
             bound = {'rel': 1e-4} if name.endswith('loss') else {'abs': 1e-5}
-            assert value.item() == pytest.approx(float(golden[f'loss/{k}/{name}']), **bound)
+            expected = float(recording.arrays[f'loss/{k}/{name}'])
+            assert value == pytest.approx(expected, **bound)
 
 
 def test_final_parameters_equal_the_reference(replayed):
-    golden, idql, _ = replayed
+    recording, idql, _ = replayed
     state = idql.state_dict()
-    for name, expected in idql_state(golden, 'final').items():
+    final = recording.state(idql, 'final')
+    assert set(final) == {name for name, _ in idql.named_parameters()}
+    for name, expected in final.items():
         assert (state[name] - expected).abs().max() < 1e-5, name
 
 
 def test_candidates_and_values_equal_the_reference(replayed):
-    golden, idql, _ = replayed
+    recording, idql, _ = replayed
+    golden = recording.arrays
     steps = golden['sample/step_noise'][:-1]  # the last is not used
     noise = np.concatenate([golden['sample/initial_noise'][None], steps])[None]  # (1, T, N, A)
     with torch.no_grad():
@@ -238,6 +138,16 @@ def test_exponential_loss_holds_its_factor_constant_and_survives_a_huge_advantag
     u = torch.tensor([0.5, 1000.0], requires_grad=True)
     idql.f(u).sum().backward()
     assert u.grad.numpy() == pytest.approx(np.array([np.exp(0.5) - 1, 5.0]), rel=1e-6)
+
+
+@pytest.mark.parametrize(('loss', 'parameter', 'factor'), [
+    ('expectile', 0.9, 2.0), ('quantile', 0.8, 1.0), ('exponential', 1.5, 1 / 1.5)])
+def test_trained_loss_has_the_gradient_that_the_policys_weights_assume(loss, parameter, factor):
+    u = torch.cat([-torch.logspace(-3, 1, 50), torch.logspace(-3, 1, 50)]).requires_grad_()
+    small(critic_loss=loss, critic_parameter=parameter).f(u).sum().backward()
+    expected = (u.grad.abs() / u.detach().abs()).numpy()
+    found = factor * implicit_weights(u.detach().numpy(), loss, parameter)
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_masks_cut_the_value_of_the_next_observation():

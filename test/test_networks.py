@@ -43,12 +43,40 @@ def test_paper_sized_actor_has_about_1_6_million_parameters():
     assert sum(p.numel() for p in net.parameters()) == pytest.approx(1.6e6, rel=0.05)
 
 
-def test_dropout_acts_in_training_mode_only():
+def test_dropout_is_an_argument_and_nothing_else_is_random():
     torch.manual_seed(0)
-    net = NoisePredictor(3, 2, 16, 1, 'mish', (8, 12), dropout=0.5)
+    net = NoisePredictor(3, 2, 16, 2, 'mish', (8, 12)).train()
     actions, share = torch.randn(7, 2), torch.randn(7, 16)
-    assert not torch.equal(net.train()(actions, share), net(actions, share))
-    assert torch.equal(net.eval()(actions, share), net(actions, share))
+    assert torch.equal(net(actions, share), net(actions, share))
+    masks = net.dropout_masks(7, 0.5, torch.Generator().manual_seed(0))
+    assert torch.equal(net(actions, share, masks), net(actions, share, masks))
+    assert torch.equal(net(actions, share, torch.ones_like(masks)), net(actions, share))
+    for block in range(2):  # the mask of each block counts
+        changed = masks.clone()
+        changed[block] = 1
+        assert not torch.equal(net(actions, share, changed), net(actions, share, masks))
+
+
+def test_what_a_dropped_feature_was_reaches_a_block_by_its_skip_alone():
+    torch.manual_seed(0)
+    block = NoisePredictor(3, 2, 16, 1, 'mish', (8, 12)).blocks[0]
+    x, mask = torch.randn(7, 16), torch.ones(7, 16)
+    mask[:, 3] = 0
+    other = x.clone()
+    other[:, 3] += 5
+    difference = block(other, mask) - block(x, mask)
+    assert torch.count_nonzero(difference.abs() > 1e-5, 0).tolist() == [0] * 3 + [7] + [0] * 12
+    assert not torch.allclose((block(other) - block(x))[:, :3], torch.zeros(7, 3))
+
+
+def test_dropout_masks_drop_the_share_asked_for_and_keep_the_mean():
+    net = NoisePredictor(3, 2, 50, 3, 'mish', (8, 12))
+    masks = net.dropout_masks(200, 0.2, torch.Generator().manual_seed(0))
+    assert masks.shape == (3, 200, 50)
+    assert set(masks.unique().tolist()) == {0.0, 1.25}
+    assert (masks == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert torch.equal(masks, net.dropout_masks(200, 0.2, torch.Generator().manual_seed(0)))
+    assert net.dropout_masks(200, 0.0, torch.Generator()) is None
 
 
 @pytest.mark.parametrize('layer_norm', [False, True])
@@ -87,3 +115,16 @@ def test_value_ignores_the_scale_of_its_input_only_with_layer_norm_on_it(
     assert value(observations).shape == (6,)
     same = torch.allclose(value(10 * observations), value(observations), atol=1e-3)
     assert same == input_layer_norm
+
+
+def test_gradient_of_mish_is_that_of_its_definition():
+    x = torch.linspace(-30, 30, 601, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(mish, x)
+    defined = x * torch.tanh(torch.nn.functional.softplus(x))
+    expected, = torch.autograd.grad(defined.sum(), x)
+    found, = torch.autograd.grad(mish(x).sum(), x)
+    # The exponent is cut at 20, where the slope is 1 to 16 digits.
+    assert (found - expected).abs().max() < 1e-12
+    large = torch.tensor([-200.0, 200.0], requires_grad=True)
+    slope, = torch.autograd.grad(mish(large).sum(), large)
+    assert slope.tolist() == [0.0, 1.0]

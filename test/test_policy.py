@@ -9,7 +9,15 @@ import sys
 
 from idql_ros import policy as policies
 from idql_ros import spec as specs
-from idql_ros.policy import draw_noise, Policy, PolicyError
+from idql_ros.policy import (
+    choose,
+    draw_noise,
+    draw_uniform,
+    implicit_weights,
+    Policy,
+    PolicyError,
+    softmax_weights,
+)
 import numpy as np
 import pytest
 
@@ -19,6 +27,8 @@ ROOT = Path(__file__).parents[1]
 DEFAULT = ROOT / 'config' / 'policies' / 'pointmaze_medium.onnx'
 OBSERVATION = np.array([2.0, 3.0], np.float32)
 SHAPE = {'steps': 5, 'candidates': 32, 'action_size': 2}
+LOSSES = [('expectile', 0.7), ('expectile', 0.95), ('quantile', 0.75), ('exponential', 1.0),
+          ('exponential', 3.0)]
 
 
 @pytest.fixture(scope='module')
@@ -176,6 +186,16 @@ def test_onnx_file_without_metadata_is_refused(tmp_path):
     (lambda m: m['model'].update(observation_size=3), 'model.observation_size: expected 2 .* 3'),
     (lambda m: m['model'].update(action_size=1), 'model.action_size: expected 2 .* found 1'),
     (lambda m: m['model'].update(diffusion_steps=7), 'graph: expected inputs and outputs'),
+    (lambda m: m['model'].pop('critic_loss') and None,
+     'model.critic_loss: expected expectile, quantile, exponential, found None'),
+    (lambda m: m['model'].update(critic_loss='huber'), "model.critic_loss: .* found 'huber'"),
+    (lambda m: m['model'].update(critic_loss=['expectile']), 'model.critic_loss: .* found '),
+    (lambda m: m['model'].update(critic_parameter=1.0),
+     'model.critic_parameter: expected a number above 0 and below 1 for expectile, found 1.0'),
+    (lambda m: m['model'].update(critic_parameter=True), 'model.critic_parameter: .* found True'),
+    (lambda m: m['model'].update(critic_parameter=float('nan')), 'critic_parameter: .* found nan'),
+    (lambda m: m['model'].update(critic_loss='exponential', critic_parameter=10**400),
+     'model.critic_parameter: .* for exponential'),
     (lambda m: m['model'].update(candidates=0), 'model.candidates: expected a whole number'),
     (lambda m: m['model'].update(candidates=10**6), 'model.candidates: expected at most 4096'),
     (lambda m: m['model'].update(candidates='32'), 'model.candidates: expected a whole number'),
@@ -207,3 +227,242 @@ def test_graph_of_other_inputs_is_refused_when_opened_not_when_asked(tmp_path, k
 
 def test_digest_is_that_of_the_file(policy):
     assert policy.digest == hashlib.sha256(DEFAULT.read_bytes()).hexdigest()
+
+
+def f(u, loss, parameter):
+    """Return the critic's loss as the paper writes it, the exponential's cut slope included."""
+    if loss == 'expectile':
+        return np.abs(parameter - (u < 0)) * u**2
+    if loss == 'quantile':
+        return np.abs(parameter - (u < 0)) * np.abs(u)
+    end = np.log(6) / parameter  # beyond it the slope stays 5 alpha
+    inside = np.minimum(u, end)
+    return (np.exp(parameter * inside) - parameter * inside
+            + 5 * parameter * np.maximum(u - end, 0))
+
+
+@pytest.mark.parametrize(('loss', 'parameter'), LOSSES)
+def test_implicit_weight_is_the_derivative_of_the_loss_over_the_advantage(loss, parameter):
+    u = np.concatenate([-np.geomspace(1e-2, 20, 50), np.geomspace(1e-2, 20, 50)])
+    step = 1e-6
+    slope = (f(u + step, loss, parameter) - f(u - step, loss, parameter)) / (2 * step)
+    expected = np.abs(slope) / np.abs(u)
+    if loss == 'expectile':
+        expected /= 2  # a factor for all candidates, which w leaves out
+    assert implicit_weights(u, loss, parameter) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(('loss', 'parameter', 'expected'), [
+    ('expectile', 0.7, [0.3, 0.3, 0.7, 0.3, 0.7, 0.3, 0.7]),
+    ('quantile', 0.8, [0.2e6, 0.2e6, 0.8e6, 0.2, 0.8, 2e-11, 8e-11]),
+    ('exponential', 2.0, [4, 4, 4, 2 * (1 - np.exp(-2)), 10, 2e-10, 1e-9]),
+])
+def test_implicit_weight_has_its_known_values(loss, parameter, expected):
+    u = np.array([0.0, -1e-14, 1e-14, -1.0, 1.0, -1e10, 1e10])
+    assert implicit_weights(u, loss, parameter) == pytest.approx(np.array(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize(('loss', 'parameter'), LOSSES)
+@pytest.mark.filterwarnings('error')
+def test_implicit_weight_is_finite_and_float64_everywhere(loss, parameter):
+    u = np.concatenate([[0.0], *(
+        sign * np.array([5e-324, 1e-300, 1e-9, 1.0, 700.0, 1e38, 1e308]) for sign in (1, -1))])
+    for given in (u, u.astype(np.longdouble).astype(np.float64), np.float32([0, 1e-40, -3e38])):
+        weights = implicit_weights(given, loss, parameter)
+        assert weights.dtype == np.float64 and weights.shape == given.shape
+        assert np.isfinite(weights).all() and (weights >= 0).all()
+
+
+@pytest.mark.parametrize('alpha', [0.1, 1.0, 30.0])
+def test_exponential_weight_is_smooth_through_zero(alpha):
+    u = np.concatenate([[0.0], np.geomspace(1e-18, 1e-3, 2000)]) / alpha
+    for sign in (1, -1):
+        x = alpha * sign * u
+        expected = alpha**2 * (1 + x / 2 + x**2 / 6 + x**3 / 24)
+        assert implicit_weights(sign * u, 'exponential', alpha) == pytest.approx(
+            expected, rel=1e-12)
+
+
+def value_of(q, mu, loss, parameter):
+    """Return V that minimises E_mu[f(Q - V)]; in the middle where several do."""
+    def slope(v):
+        step = 1e-7
+        return mu @ (f(q - v - step, loss, parameter) - f(q - v + step, loss, parameter))
+
+    ends = []
+    for beyond in (lambda s: s > -1e-12, lambda s: s > 1e-12):  # where it stops to fall, and rises
+        low, high = q.min(), q.max()
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if beyond(slope(middle)) else (middle, high)
+        ends.append((low + high) / 2)
+    return sum(ends) / 2
+
+
+# Shares that add up to exactly 0.75 below the best two: the quantile lies between two actions, not
+# on one that would then outweigh all others.
+MU = np.array([4, 2, 3, 3, 1, 3]) / 16
+Q = np.array([0.4, -2.0, 1.0, 0.1, 3.0, 1.7])
+
+
+@pytest.mark.parametrize(('loss', 'parameter'), LOSSES)
+def test_value_is_what_the_implicit_policy_attains(loss, parameter):
+    v = value_of(Q, MU, loss, parameter)
+    weights = MU * implicit_weights(Q - v, loss, parameter)
+    assert weights @ Q / weights.sum() == pytest.approx(v, abs=1e-5)
+    assert v > MU @ Q  # better than the behaviour
+
+
+@pytest.mark.parametrize(('loss', 'parameter'), LOSSES)
+def test_implicit_actions_are_those_of_the_implicit_policy_as_candidates_grow(loss, parameter):
+    v = value_of(Q, MU, loss, parameter)
+    expected = MU * implicit_weights(Q - v, loss, parameter)
+    expected /= expected.sum()
+    rng = np.random.default_rng(0)
+    distances = []
+    draws = 6000
+    for candidates in (1, 8, 64, 512):
+        actions = rng.choice(len(MU), (draws, candidates), p=MU)
+        taken = np.array([
+            row[choose(Q[row], v, 'implicit', uniform=uniform, critic_loss=loss,
+                       critic_parameter=parameter)]
+            for row, uniform in zip(actions, rng.random(draws), strict=True)])
+        found = np.bincount(taken, minlength=len(MU)) / draws
+        distances.append(0.5 * np.abs(found - expected).sum())  # total variation
+    # 6000 draws of 6 actions: chance alone gives about 0.01, and 0.025 practically never.
+    assert distances[0] == pytest.approx(0.5 * np.abs(MU - expected).sum(), abs=0.025)
+    assert distances[0] > distances[1] > distances[2] > distances[3] - 0.01
+    # The bias of few candidates falls as 1 / N.
+    assert distances[2] < 0.05 and distances[3] < 0.025
+
+
+def test_softmax_weights_are_stable_and_leave_v_out():
+    q = np.float32([1.0, 3.0, 2.0])
+    expected = np.exp([-1.0, 0.0, -0.5])
+    assert softmax_weights(q, 0.5) == pytest.approx(expected, rel=1e-12)
+    assert softmax_weights(q + 1000, 0.5) == pytest.approx(expected, rel=1e-12)
+    assert softmax_weights(q, 0.0).tolist() == [1, 1, 1]
+    with np.errstate(all='raise', under='ignore'):
+        assert softmax_weights(np.float32([-3e38, 3e38]), 1e6).tolist() == [0, 1]
+        assert softmax_weights(np.float32([-3e38, 3e38]), 0.0).tolist() == [1, 1]
+
+
+def test_softmax_actions_have_the_frequencies_of_their_weights():
+    uniforms = (np.arange(4000) + 0.5) / 4000
+    taken = [choose(Q, 5.0, 'softmax', uniform=x, temperature=1.5) for x in uniforms]
+    expected = np.exp(1.5 * Q) / np.exp(1.5 * Q).sum()
+    assert np.bincount(taken, minlength=len(Q)) / 4000 == pytest.approx(expected, abs=1 / 2000)
+
+
+def test_drawn_candidate_is_never_one_of_no_weight_nor_beyond_the_last():
+    q = np.array([-1e5, 0.0, -1e5, 0.0, -1e5])
+    for uniform in (0.0, 0.499, 0.5, 0.501, 1 - 2.0**-53):
+        chosen = choose(q, 0.0, 'softmax', uniform=uniform, temperature=1.0)
+        assert chosen == (1 if uniform < 0.5 else 3)
+    assert choose(q[:1], 0.0, 'implicit', uniform=1 - 2.0**-53) == 0
+
+
+def test_greedy_takes_the_first_largest_q_whatever_the_draw():
+    for uniform in (0.0, 0.9):
+        assert choose(np.float32([1, 3, 3, 2]), 0.0, uniform=uniform) == 1
+
+
+@pytest.mark.parametrize('extraction', ['greedy', 'implicit', 'softmax'])
+@pytest.mark.parametrize('broken', [np.nan, np.inf])
+def test_a_q_that_is_not_finite_is_not_hidden_by_a_draw(extraction, broken):
+    q = np.float32([1, 2, broken, 0])
+    assert choose(q, 0.0, extraction, uniform=0.1) == 2
+
+
+@pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf])
+def test_a_v_that_is_not_finite_lets_no_implicit_decision_pass(monkeypatch, broken):
+    opened = Policy(DEFAULT)
+
+    class Session:
+        def run(self, *_):
+            return (np.zeros((1, 3, 2), np.float32), np.ones((1, 3), np.float32),
+                    np.float32([broken]))
+
+    monkeypatch.setattr(opened, '_session', Session())
+    assert np.isnan(opened.decide(OBSERVATION, 0, 0, 3, extraction='implicit').q)
+    assert opened.decide(OBSERVATION, 0, 0, 3, extraction='softmax').q == 1
+    assert opened.decide(OBSERVATION, 0, 0, 3).q == 1
+
+
+def test_draw_is_a_pure_function_of_seed_and_tick_and_spread_evenly():
+    numbers = np.array([draw_uniform(seed, tick_ns)
+                        for seed in (0, 2**64 - 1) for tick_ns in range(0, 2000 * 10**8, 10**8)])
+    assert draw_uniform(0, 10**8) == numbers[1]
+    assert ((numbers >= 0) & (numbers < 1)).all() and len(np.unique(numbers)) == len(numbers)
+    assert np.histogram(numbers, 10, (0, 1))[0] == pytest.approx(np.full(10, 400), abs=80)
+
+
+def test_draw_shares_nothing_with_the_noise_of_its_tick():
+    key = np.array([3, 0], np.uint64)
+    of_noise = np.random.Philox(key=key, counter=np.array([0, 0, 77, 0], np.uint64)).random_raw(
+        10**5)
+    of_draw = np.random.Philox(key=key, counter=np.array([0, 0, 77, 1], np.uint64)).random_raw(4)
+    assert draw_uniform(3, 77) == (int(of_draw[0]) >> 11) / 2**53
+    assert not np.isin(of_draw, of_noise).any()
+
+
+def test_extraction_changes_the_choice_and_not_the_candidates(policy):
+    ticks = range(0, 40 * 10**8, 10**8)
+    taken = {}
+    for extraction in ('greedy', 'implicit', 'softmax'):
+        decisions = [policy.decide(OBSERVATION, tick_ns, 0, 32, extraction=extraction)
+                     for tick_ns in ticks]
+        for decision, tick_ns in zip(decisions, ticks, strict=True):
+            assert np.array_equal(
+                decision.candidates, policy.decide(OBSERVATION, tick_ns, 0, 32).candidates)
+            index = choose(
+                decision.candidate_q, decision.v, extraction, uniform=draw_uniform(0, tick_ns),
+                critic_loss=policy.critic_loss, critic_parameter=policy.critic_parameter)
+            assert np.array_equal(decision.action, decision.candidates[index])
+            assert decision.q == decision.candidate_q[index]
+        taken[extraction] = np.mean([decision.q for decision in decisions])
+    assert taken['greedy'] > taken['implicit'] and taken['greedy'] > taken['softmax']
+    again = policy.decide(OBSERVATION, ticks[3], 0, 32, extraction='softmax', temperature=1e6)
+    assert again.q == pytest.approx(again.candidate_q.max(), abs=1e-4)
+
+
+def test_weights_are_those_of_the_loss_in_the_file(tmp_path, policy):
+    assert (policy.critic_loss, policy.critic_parameter) == ('expectile', 0.9)
+    path = changed(tmp_path / 'other.onnx', lambda m: m['model'].update(
+        critic_loss='exponential', critic_parameter=40))
+    other = Policy(path)
+    assert (other.critic_loss, other.critic_parameter) == ('exponential', 40.0)
+    decisions = [[p.decide(OBSERVATION, tick_ns, 0, 32, extraction='implicit')
+                  for tick_ns in range(0, 30 * 10**8, 10**8)] for p in (policy, other)]
+    assert any(not np.array_equal(a.action, b.action) for a, b in zip(*decisions, strict=True))
+
+
+def test_sampling_temperature_scales_the_noise_of_the_steps_and_not_the_first(policy, monkeypatch):
+    seen = []
+
+    class Session:
+        def run(self, names, feed):
+            seen.append(feed['noise'])
+            return (np.zeros((1, 32, 2), np.float32), np.zeros((1, 32), np.float32),
+                    np.zeros(1, np.float32))
+
+    monkeypatch.setattr(policy, '_session', Session())
+    for temperature in (1.0, 0.5, 0.0):
+        policy.decide(OBSERVATION, 7, 3, 32, sampling_temperature=temperature)
+    noise = draw_noise(3, 7, **SHAPE)
+    assert np.array_equal(seen[0], noise)
+    for found, temperature in zip(seen[1:], (0.5, 0.0), strict=True):
+        assert found.dtype == np.float32
+        assert np.array_equal(found[:, 0], noise[:, 0])
+        assert np.array_equal(found[:, 1:], noise[:, 1:] * np.float32(temperature))
+
+
+@pytest.mark.parametrize(('settings', 'reason'), [
+    ({'extraction': 'best'}, "extraction: expected greedy, implicit, softmax, found 'best'"),
+    ({'temperature': -1.0}, 'softmax_temperature: expected a number from 0 to 1e+06, found -1.0'),
+    ({'temperature': np.nan}, 'softmax_temperature: expected .* found nan'),
+    ({'sampling_temperature': 2.5}, 'sampling_temperature: expected a number from 0 to 2'),
+])
+def test_extraction_out_of_range_is_refused_by_name(policy, settings, reason):
+    with pytest.raises(PolicyError, match=reason.replace('+', '[+]')):
+        policy.decide(OBSERVATION, 0, 0, 1, **settings)

@@ -105,6 +105,24 @@ def test_sends_what_the_policy_file_decides(robot, active, fast_policy):
     assert np.array_equal(harness.velocity(command), decision.action.astype(float))
 
 
+def test_extraction_and_temperatures_reach_the_decision(robot, fast_policy, tmp_path):
+    from idql_ros.policy import Policy
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True, 'seed': 4,
+        'extraction': 'softmax', 'softmax_temperature': 0.25, 'sampling_temperature': 0.5,
+    }, tmp_path / 'node.log') as process:
+        robot.drive(lambda: len([c for c in robot.commands if not is_stop(c)]) >= 5,
+                    'commands', x=3.0, y=1.0)
+        assert 'softmax' in process.output()
+    policy = Policy(fast_policy)
+    for command in robot.commands:
+        if not is_stop(command):
+            decision = policy.decide(
+                np.array([3.0, 1.0], np.float32), harness.stamp_ns(command), 4, policy.candidates,
+                extraction='softmax', temperature=0.25, sampling_temperature=0.5)
+            assert np.array_equal(harness.velocity(command), decision.action.astype(float))
+
+
 def test_dry_run_sends_nothing_and_shows_what_it_would_send(robot, fast_policy, tmp_path):
     previews = robot.listen(Float64MultiArray, '/policy_node/command_preview')
     with harness.running(
@@ -459,7 +477,8 @@ def test_simulated_time_that_stands_still_stops(robot, fast_policy, tmp_path):
 
 
 @pytest.mark.parametrize('parameters', [
-    {'seed': -1}, {'threads': 0}, {'model': 5}, {'enable_commands': 3}])
+    {'seed': -1}, {'threads': 0}, {'model': 5}, {'enable_commands': 3}, {'extraction': 'best'},
+    {'extraction': 5}, {'softmax_temperature': -0.1}, {'sampling_temperature': 2.5}])
 def test_a_wrong_parameter_is_refused_in_one_line(tmp_path, parameters):
     process = harness.Process(NODE, parameters, tmp_path / 'node.log')
     assert process.child.wait(20) == 1

@@ -5,7 +5,7 @@ import pytest
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
 from hypothesis import strategies as st  # noqa: E402
-from training.rewards import sparse_goal  # noqa: E402
+from training.rewards import scale, sparse_goal  # noqa: E402
 
 GOAL = np.array([3.0, 4.0])
 
@@ -63,3 +63,17 @@ def test_reward_is_zero_exactly_at_the_terminals(within):
     near = [min(np.hypot(x - 3, y - 4) for x, y in seen) <= 2.0 for seen in within]
     assert terminals.tolist() == near
     assert rewards.tolist() == [0.0 if reached else -1.0 for reached in near]
+
+
+def test_scaled_rewards_give_returns_that_span_a_thousand():
+    rewards = np.array([1, 2, 3, -4, 0.5], np.float32)
+    episodes = np.array([0, 0, 7, 7, 9])
+    scaled = scale('return_range', rewards, episodes) * rewards
+    returns = [scaled[episodes == number].sum() for number in (0, 7, 9)]
+    assert max(returns) - min(returns) == pytest.approx(1000)
+    assert scale('none', rewards, episodes) == 1
+
+
+def test_equal_returns_cannot_be_scaled():
+    with pytest.raises(ValueError, match='reward_scaling: .*different returns, found -2 for each'):
+        scale('return_range', np.full(4, -1.0), np.array([0, 0, 1, 1]))

@@ -3,19 +3,27 @@
 import csv
 from dataclasses import asdict, replace
 import json
+import os
 from pathlib import Path
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 import torch
-from training.datasets import DatasetError, Episode, write_minari
+from training.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
+from training.datasets import DatasetError, Episode, load_minari, split, write_minari
 from training.idql import IDQLConfig
 from training.train import (
     ConfigError,
     DivergenceError,
-    load_checkpoint,
+    fixed_sample,
+    load_data,
     main,
-    read_checkpoint,
     read_config,
     train,
     TrainConfig,
@@ -23,20 +31,22 @@ from training.train import (
 
 SPEC = json.dumps({'actions': [{'dimensions': [
     {'lower': -2.0, 'upper': 4.0}, {'lower': 0.0, 'upper': 1.0}]}]})
-CONFIGS = Path(__file__).parents[1] / 'config' / 'training'
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / 'config' / 'training'
 
 
-def write_dataset(root, spec_json=SPEC, rewards=None):
-    """Write demo/test-v0: the second observation never moves."""
+def write_dataset(root, spec_json=SPEC, rewards=None, kept=range(5)):
+    """Write demo/test-v0, or some of its five episodes: the second observation never moves."""
     rng = np.random.default_rng(0)
     episodes = []
-    for _ in range(5):
+    for number in range(5):
         observations = rng.normal(5, 2, (21, 2)).astype(np.float32)
         observations[:, 1] = 7
         actions = rng.uniform([-1, 0], [3, 1], (20, 2)).astype(np.float32)
-        episodes.append(Episode(
+        episode = Episode(
             observations, actions, -actions[:, 0] ** 2 if rewards is None else rewards,
-            terminated=True, truncated=False))
+            terminated=True, truncated=False)
+        episodes += [episode] if number in kept else []
     write_minari(episodes, 'demo/test-v0', root, {'task': 'test'}, spec_json)
 
 
@@ -62,10 +72,14 @@ def test_the_same_seed_gives_the_same_parameters_and_another_does_not(config):
 
 
 def test_random_draws_of_the_caller_do_not_change_a_run(config):
+    assert config.idql.actor_dropout > 0
     first = train(config).state_dict()
     torch.rand(3)
     again = train(config).state_dict()
     assert all(torch.equal(first[key], again[key]) for key in first)
+    undropped = replace(config, idql=replace(config.idql, actor_dropout=0.0))
+    other = train(undropped).state_dict()
+    assert not torch.equal(first['actor.input.weight'], other['actor.input.weight'])
 
 
 def test_units_come_from_the_spec_and_the_data(config):
@@ -122,24 +136,222 @@ def test_checkpoint_gives_back_the_trained_learner_and_its_provenance(config, tm
         'checkpoint', 'metrics', 'events'}
 
 
-def test_file_that_is_no_checkpoint_is_refused(tmp_path):
-    torch.save({'weights': torch.zeros(1)}, tmp_path / 'other.pt')
-    with pytest.raises(ConfigError, match='other.pt: expected a checkpoint of format 1'):
-        read_checkpoint(tmp_path / 'other.pt')
-
-
-def test_checkpoint_that_would_run_code_is_refused(tmp_path):
-    torch.save({'format_version': 1, 'model': tmp_path}, tmp_path / 'code.pt')  # a Path object
-    with pytest.raises(ConfigError, match='code.pt: expected a checkpoint .*running code'):
-        read_checkpoint(tmp_path / 'code.pt')
-
-
 def test_metrics_have_a_row_at_each_interval_and_at_the_end(config, tmp_path):
     train(config)
     with open(tmp_path / 'run' / 'metrics.csv', newline='') as file:
         rows = list(csv.DictReader(file))
     assert [int(row['step']) for row in rows] == [3, 6, 7]
     assert all(float(row['critic_loss']) > 0 for row in rows)
+
+
+def metrics(folder):
+    """Return the rows of a run's metrics, without those that a clock decides."""
+    with open(Path(folder) / 'metrics.csv', newline='') as file:
+        rows = list(csv.DictReader(file))
+    assert all(float(row.pop('updates_per_second')) > 0 for row in rows)
+    return rows
+
+
+def assert_equal(one, other, where='checkpoint'):
+    """Assert that nested numbers, texts and tensors are the same, bit by bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_equal(one[key], other[key], f'{where}: {key}')
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), where
+        for i, (x, y) in enumerate(zip(one, other, strict=True)):
+            assert_equal(x, y, f'{where}[{i}]')
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), where
+    else:
+        assert one == other, where
+
+
+def without_places(content):
+    """Return a checkpoint's content without what says where and how the run went."""
+    content = dict(content)
+    for key in ('config', 'provenance'):
+        content.pop(key)
+    return content
+
+
+@pytest.mark.parametrize('stopped_after', [5, 6])  # within a row of metrics, and after one
+def test_resumed_run_equals_one_that_was_not_stopped(config, tmp_path, stopped_after):
+    whole = replace(config, steps=10, log_every=3, checkpoint_every=stopped_after,
+                    keep_checkpoints=True)
+    trained = train(whole)
+    assert whole.idql.actor_dropout > 0
+    stopped = tmp_path / 'stopped'
+    stopped.mkdir()
+    # As a crash leaves them: metrics go on after the last checkpoint, and break off in a row.
+    shutil.copy(tmp_path / 'run' / f'checkpoint-{stopped_after}.pt', stopped / 'checkpoint.pt')
+    text = (tmp_path / 'run' / 'metrics.csv').read_text()
+    (stopped / 'metrics.csv').write_text(text[:-30] + '\n1')
+    torch.rand(3)
+    resumed = train(replace(whole, output=str(stopped), resume=True))
+    expected, found = trained.state_dict(), resumed.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert_equal(*(without_places(read_checkpoint(folder / 'checkpoint.pt'))
+                   for folder in (tmp_path / 'run', stopped)))
+    assert metrics(stopped) == metrics(tmp_path / 'run')
+    assert [row['step'] for row in metrics(stopped)] == ['3', '6', '9', '10']
+
+
+def test_resumed_run_may_be_longer_than_planned(config, tmp_path):
+    decay = replace(config.idql, actor_decay_steps=20)
+    train(replace(config, idql=decay))
+    resumed = train(replace(config, idql=decay, steps=9, resume=True))
+    whole = train(replace(config, idql=decay, steps=9, output=str(tmp_path / 'whole')))
+    expected, found = whole.state_dict(), resumed.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert [row['step'] for row in metrics(config.output)] == ['3', '6', '7', '9']
+
+
+def test_finished_run_is_resumed_as_it_is(config, tmp_path):
+    train(config)
+    before = (tmp_path / 'run' / 'checkpoint.pt').read_bytes()
+    assert train(replace(config, resume=True)).updates == 7
+    assert (tmp_path / 'run' / 'checkpoint.pt').read_bytes() == before
+
+
+def test_only_the_same_run_is_resumed(config, tmp_path):
+    with pytest.raises(CheckpointError, match='checkpoint.pt: .* found none; .*--resume'):
+        train(replace(config, resume=True))
+    train(config)
+    with pytest.raises(CheckpointError, match='^batch_size: expected 16 .* found 8'):
+        train(replace(config, resume=True, batch_size=8))
+    with pytest.raises(CheckpointError, match='^idql.actor_decay_steps: expected 7 .* found 9'):
+        train(replace(config, resume=True, steps=9))
+    write_dataset(tmp_path / 'other', kept=range(4))
+    with pytest.raises(CheckpointError, match='^dataset_hash: '):
+        train(replace(config, resume=True, root=str(tmp_path / 'other')))
+    assert [row['step'] for row in metrics(config.output)] == ['3', '6', '7']
+
+
+def test_sigterm_saves_the_update_at_hand_and_says_how_to_go_on(config, tmp_path):
+    config = replace(config, idql=replace(config.idql, actor_decay_steps=1000))
+    child = subprocess.Popen(
+        [sys.executable, '-m', 'training.train', '--dataset', config.dataset,
+         '--root', config.root, '--output', config.output, '--steps', '1000000',
+         '--batch-size', '16', '--log-every', '3', '--threads', '1',
+         '--idql.actor-width', '16', '--idql.actor-blocks', '1',
+         '--idql.time-features', '8', '16', '--idql.critic-hidden', '16',
+         '--idql.value-hidden', '16', '--idql.normalise-observations',
+         '--idql.actor-decay-steps', '1000'],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        path = tmp_path / 'run' / 'metrics.csv'
+        while not (path.exists() and path.stat().st_size):
+            assert child.poll() is None, child.communicate()[1]
+            time.sleep(0.01)
+        child.send_signal(signal.SIGTERM)
+        output, errors = child.communicate(timeout=60)
+    finally:
+        child.kill()
+        child.wait()
+    assert child.returncode == 0, errors
+    content = read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')
+    step = content['step']
+    assert output.splitlines() == [
+        f'stopped by SIGTERM after update {step}, which {tmp_path}/run/checkpoint.pt '
+        'holds; the same command with --resume goes on from there']
+    assert 'Traceback' not in errors
+    whole = train(replace(config, steps=step + 2, output=str(tmp_path / 'whole')))
+    resumed = train(replace(config, steps=step + 2, checkpoint_every=1000, resume=True))
+    expected, found = whole.state_dict(), resumed.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert metrics(config.output) == metrics(tmp_path / 'whole')
+
+
+def test_interrupt_saves_the_update_at_hand_and_ends_as_an_interrupt(config, tmp_path):
+    path = tmp_path / 'config.yaml'
+    path.write_text('steps: 100000\nlog_every: 1\nidql: {actor_width: 16, critic_hidden: [8]}\n')
+    rows = tmp_path / 'run' / 'metrics.csv'
+
+    def interrupt():
+        """Send it when the first update is done: before, it would end the tests."""
+        while not (rows.exists() and rows.stat().st_size):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(SystemExit) as ended:
+        main(['--config', str(path), '--dataset', config.dataset, '--root', config.root,
+              '--output', config.output])
+    assert ended.value.code == 130
+    assert read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')['step'] > 0
+
+
+def test_handlers_of_signals_are_given_back(config):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    train(config)
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_validation_episodes_leave_no_trace_in_the_parameters(config, tmp_path):
+    dataset, _ = load_minari(config.dataset, config.root)
+    training, _ = split(dataset, 0.4, config.seed)
+    write_dataset(tmp_path / 'fewer', kept=set(training.episodes.tolist()))
+    without = train(replace(config, root=str(tmp_path / 'fewer'), output=str(tmp_path / 'fewer')))
+    validated = train(replace(config, validation_fraction=0.4, log_every=1))
+    expected, found = without.state_dict(), validated.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    content = read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')
+    assert content['provenance']['transitions'] == 60
+    assert content['provenance']['episodes'] == 3
+
+
+def test_validation_losses_are_those_of_the_held_out_without_dropout(config):
+    config = replace(config, validation_fraction=0.4)
+    idql = train(config)
+    batch, times, noise = fixed_sample(load_data(config).validation, config)
+    assert len(batch.rewards) == 40
+    batch = idql.network_units(batch)
+    losses = {'actor_loss': idql.actor_loss(batch, times, noise),
+              'value_loss': idql.value_loss(batch), 'critic_loss': idql.critic_loss(batch)}
+    row = metrics(config.output)[-1]
+    for name, (loss, _) in losses.items():
+        assert float(row[f'validation_{name}']) == pytest.approx(loss.item(), rel=1e-6)
+
+
+def write_maze(folder, name, rows):
+    """Write an OGBench file of a point that comes by the goal of task 1."""
+    positions = np.random.default_rng(rows).uniform(18, 22, (rows, 2)).astype(np.float32)
+    np.savez(folder / name, observations=positions, actions=np.clip(positions - 20, -1, 1) / 2,
+             terminals=np.arange(rows) % 10 == 9, qpos=positions, qvel=positions)
+
+
+def test_ogbench_validation_file_changes_no_parameter(config, tmp_path):
+    config = replace(config, dataset='pointmaze-medium-navigate-singletask-task1-v0')
+    write_maze(tmp_path / 'data', 'pointmaze-medium-navigate-v0.npz', 60)
+    alone = train(config)
+    assert 'validation_actor_loss' not in metrics(config.output)[0]
+    write_maze(tmp_path / 'data', 'pointmaze-medium-navigate-v0-val.npz', 20)
+    validated = train(replace(config, output=str(tmp_path / 'validated')))
+    assert 'validation_actor_loss' in metrics(tmp_path / 'validated')[0]
+    expected, found = alone.state_dict(), validated.state_dict()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    # The environment's range, not the half of it that was seen.
+    assert alone.action_center.tolist() == [0, 0]
+    assert alone.action_scale.tolist() == [1, 1]
+    with pytest.raises(CheckpointError, match='^validation_hash: '):
+        train(replace(config, resume=True))
+
+
+def test_rewards_are_scaled_by_the_training_returns_then_shifted(config):
+    plain = load_data(replace(config, validation_fraction=0.4))
+    changed = load_data(replace(
+        config, validation_fraction=0.4, reward_scaling='return_range', reward_shift=-1.0))
+    returns = [plain.training.rewards[plain.training.episodes == number].sum()
+               for number in np.unique(plain.training.episodes)]
+    scale = 1000 / (max(returns) - min(returns))
+    for before, after in ((plain.training, changed.training),
+                          (plain.validation, changed.validation)):
+        assert after.rewards.dtype == np.float32
+        assert after.rewards == pytest.approx(before.rewards * scale - 1, rel=1e-5)
+    assert changed.provenance['dataset_hash'] == plain.provenance['dataset_hash']
 
 
 def test_losses_that_are_no_longer_finite_stop_the_run(config, tmp_path):
@@ -160,11 +372,12 @@ def test_learning_lowers_the_losses(config):
         assert float(rows[-1][loss]) < 0.9 * float(rows[0][loss])
 
 
-@pytest.mark.parametrize('name', ['demo.yaml', 'demo_small.yaml'])
-def test_shipped_configurations_are_read(name):
+@pytest.mark.parametrize('name, steps', [
+    ('demo.yaml', 10_000), ('demo_small.yaml', 600), ('ogbench_cube_single.yaml', 100_000)])
+def test_shipped_configurations_are_read(name, steps):
     config = read_config(CONFIGS / name)
     assert config.idql.candidates == 32
-    assert config.steps == {'demo.yaml': 10000, 'demo_small.yaml': 600}[name]
+    assert config.steps == steps
 
 
 def test_small_demo_differs_from_the_demo_in_its_length_only():
@@ -184,6 +397,9 @@ def test_small_demo_differs_from_the_demo_in_its_length_only():
     ('idql: {discount: 1.5}', 'idql: discount: expected a value in'),
     ('idql: 3', 'idql: expected keys and values'),
     ('steps: 0', 'steps: expected 1 or more'),
+    ('validation_fraction: 1.0', 'validation_fraction: expected a value in'),
+    ('reward_shift: .nan', 'reward_shift: expected a finite number'),
+    ('reward_scaling: range', "reward_scaling: expected .*'range'"),
     ('- steps', 'expected keys and values'),
     ('steps: [', 'expected YAML'),
     ('', 'expected keys and values, found None'),

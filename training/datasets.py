@@ -1,6 +1,7 @@
-"""Recorded episodes as Minari datasets, and Minari datasets as transitions to learn from.
+"""Recorded episodes as Minari datasets, and datasets as transitions to learn from.
 
-All numbers are in physical units. Layout of one episode of n steps, and of its transitions:
+`load` reads Minari datasets, D4RL's HDF5 files and OGBench's npz files. All numbers are in
+physical units. Layout of one episode of n steps, and of its transitions:
 
     observations   o0  o1  o2 ... on        (n + 1 rows)
     actions          a0  a1 ... a(n-1)      (n rows)
@@ -10,18 +11,21 @@ All numbers are in physical units. Layout of one episode of n steps, and of its 
 mask_t is 0 only where the episode truly ended; where a recording was cut it stays 1.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 import hashlib
 import json
 import os
 from pathlib import Path
 import shutil
 import tempfile
+from typing import Any
 import warnings
+import zipfile
 
 from gymnasium import spaces
+import h5py
 import minari
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
@@ -30,7 +34,14 @@ import numpy as np
 
 # Our entries in a Minari dataset's metadata.json start with this, so they meet none of Minari's.
 METADATA_PREFIX = 'idql_ros_'
+# What `load` tells beside the transitions: the spec as JSON, or, where there is none, the limits
+# of the action as JSON [[lower, ...], [upper, ...]], where those are known.
 SPEC_KEY = 'spec'
+LIMITS_KEY = 'action_limits'
+# In a file of D4RL v2; next_observations are there or not.
+D4RL_ARRAYS = ('observations', 'actions', 'rewards', 'terminals', 'timeouts')
+# Where the ogbench package keeps its files.
+OGBENCH_ROOT = '~/.ogbench/data'
 
 
 class DatasetError(ValueError):
@@ -66,6 +77,86 @@ class Dataset:
             digest.update(repr((array.dtype.str, array.shape)).encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
+
+    def take(self, rows: np.ndarray) -> 'Dataset':
+        """Return some of the transitions, given by numbers or by a mask (M,)."""
+        return Dataset(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def load(source: str, root: Path | str | None = None) -> tuple[Dataset, dict[str, str]]:
+    """Read a dataset, of whichever kind its name says.
+
+    Args:
+        source: A name with 'singletask' in it, such as cube-single-play-singletask-task2-v0:
+            OGBench's file cube-single-play-v0.npz, with the rewards of that task. A name that
+            ends in .hdf5: a file in the layout of D4RL v2. Any other: the id of a Minari
+            dataset, '[namespace/]name-v0'.
+        root: The folder of datasets, or of the file; None: where Minari or ogbench look, or the
+            current folder.
+
+    Returns:
+        The transitions, and what else is known: everything given to `write_minari`, the spec
+        under 'spec' or the limits of the action under 'action_limits'.
+
+    Raises:
+        DatasetError: There is no such dataset, or it cannot be learned from.
+    """
+    if 'singletask' in source.split('-'):
+        return load_ogbench(source, ogbench_file(source, root))
+    if source.endswith('.hdf5'):
+        return load_d4rl(Path(root or '.').expanduser() / Path(source).expanduser())
+    stem = source.removesuffix('.npz')
+    if stem != source or Path(root or OGBENCH_ROOT, f'{stem}.npz').expanduser().is_file():
+        name = Path(stem).name.replace('-v0', '-singletask-v0')
+        raise DatasetError(
+            f'dataset {source!r}: an OGBench file has no rewards; expected the name with a task, '
+            f'such as {name} for the default one, and the folder as root')
+    return load_minari(source, root)
+
+
+def load_validation(source: str, root: Path | str | None = None) -> Dataset | None:
+    """Read the validation set that a dataset comes with; None where it has none.
+
+    Args:
+        source: As in `load`; of the three kinds, only OGBench's has such a set: the file beside
+            the other, -val.npz.
+        root: As in `load`.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    if 'singletask' not in source.split('-'):
+        return None
+    path = ogbench_file(source, root)
+    path = path.with_name(f'{path.stem}-val.npz')
+    if not path.exists():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)  # nothing is learned from it
+        return load_ogbench(source, path)[0]
+
+
+def split(dataset: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Return a dataset as two: training and validation, every episode whole in one of them.
+
+    Args:
+        dataset: Two episodes or more.
+        fraction: Of the episodes, for validation; at least one.
+        seed: Decides which.
+
+    Raises:
+        DatasetError: It cannot be split.
+    """
+    episodes = np.unique(dataset.episodes)
+    number = max(1, round(fraction * len(episodes)))
+    if number >= len(episodes):
+        raise DatasetError(
+            f'validation: expected more than {number} episodes to keep {number} of them for '
+            f'validation, found {len(episodes)}'
+        )
+    chosen = np.random.default_rng(seed).choice(episodes, number, replace=False)
+    kept = np.isin(dataset.episodes, chosen)
+    return dataset.take(~kept), dataset.take(kept)
 
 
 def action_bounds(spec: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +260,11 @@ def write_minari(
 
 
 def load_minari(dataset_id: str, root: Path | str | None = None) -> tuple[Dataset, dict[str, str]]:
-    """Read a Minari dataset with flat (Box) observations and actions.
+    """Read a Minari dataset with flat (Box) actions.
+
+    Observations are flat too, or dictionaries of flat ones. Those are put one after another in
+    the order of their sorted keys, a dictionary within a dictionary at its place; the metadata
+    says under 'observation_order' what came of it.
 
     Args:
         dataset_id: '[namespace/]name-v0'.
@@ -183,47 +278,246 @@ def load_minari(dataset_id: str, root: Path | str | None = None) -> tuple[Datase
     Raises:
         DatasetError: There is no such dataset, or it cannot be learned from.
     """
+    where = f'dataset {dataset_id!r}'
     folder = get_dataset_path(dataset_id) if root is None else Path(root).expanduser() / dataset_id
     if not (folder / 'data').is_dir():
         raise DatasetError(
-            f'dataset {dataset_id!r}: expected a Minari dataset at {folder}, found none; '
+            f'{where}: expected a Minari dataset at {folder}, found none; '
             'look at the id, the root and MINARI_DATASETS_PATH'
         )
     stored = minari.MinariDataset(folder / 'data')
-    for name, space in (
-        ('observation', stored.observation_space), ('action', stored.action_space)
-    ):
-        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
-            raise DatasetError(
-                f'dataset {dataset_id!r}: expected a flat Box {name} space, found {space}'
-            )
-    parts = []
+    parts = _flat_parts(stored.observation_space, f'{where}: observation')
+    if not isinstance(stored.action_space, spaces.Box) or len(stored.action_space.shape) != 1:
+        raise DatasetError(
+            f'{where}: expected a flat Box action space, found {stored.action_space}')
+    columns: list[tuple[np.ndarray, ...]] = []
     for number, episode in enumerate(stored.iterate_episodes()):
-        where = f'dataset {dataset_id!r}, episode {number}'
-        _check_arrays(episode.observations, episode.actions, episode.rewards, where)
-        parts.append((
-            episode.observations[:-1],
-            episode.actions,
-            episode.rewards,
+        observations = _join(episode.observations, parts)
+        observations, actions, rewards = _check_arrays(
+            observations, episode.actions, episode.rewards, f'{where}, episode {number}')
+        columns.append((
+            observations[:-1],
+            actions,
+            rewards,
             1 - np.asarray(episode.terminations, np.float32),
-            episode.observations[1:],
-            np.full(len(episode.rewards), number),
+            observations[1:],
+            np.full(len(rewards), number, np.int64),
         ))
-    if not parts:
-        raise DatasetError(f'dataset {dataset_id!r}: expected episodes, found none in {folder}')
-    *columns, numbers = (np.concatenate(column) for column in zip(*parts, strict=True))
-    dataset = Dataset(*(c.astype(np.float32) for c in columns), numbers.astype(np.int64))
-    if (dataset.rewards == dataset.rewards[0]).all():
-        warnings.warn(
-            f'dataset {dataset_id!r}: every reward is {dataset.rewards[0]}; there is nothing to '
-            'prefer, the policy will imitate. Look at the task given at conversion.',
-            stacklevel=2,
-        )
-    return dataset, {
+    if not columns:
+        raise DatasetError(f'{where}: expected episodes, found none in {folder}')
+    dataset = Dataset(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+    _warn(dataset, where)
+    metadata = {
         key.removeprefix(METADATA_PREFIX): value
         for key, value in stored.storage.metadata.items()
         if key.startswith(METADATA_PREFIX)
     }
+    if () not in parts:
+        metadata['observation_order'] = ', '.join(
+            f'{"/".join(keys)} ({size})' for keys, size in parts.items())
+    return dataset, metadata
+
+
+def _flat_parts(space: spaces.Space, where: str) -> dict[tuple[str, ...], int]:
+    """Return the flat spaces within a space: the keys that lead to each, and its size."""
+    if isinstance(space, spaces.Dict) and space.spaces:
+        return {
+            (key, *keys): size
+            for key in sorted(space.spaces)
+            for keys, size in _flat_parts(space.spaces[key], f'{where} {key!r}').items()
+        }
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise DatasetError(f'{where}: expected a flat Box space, found {space}')
+    return {(): space.shape[0]}
+
+
+def _join(values: Any, parts: Mapping[tuple[str, ...], int]) -> np.ndarray:
+    """Return observations (n, O), from an array or a dictionary of them."""
+    columns = []
+    for keys in parts:
+        column = values
+        for key in keys:
+            column = column[key]
+        columns.append(np.asarray(column))
+    return columns[0] if len(columns) == 1 else np.concatenate(columns, 1)
+
+
+def load_d4rl(path: Path | str) -> tuple[Dataset, dict[str, str]]:
+    """Read an HDF5 file in the layout of D4RL v2.
+
+    One row a step: observations, actions, rewards, terminals (true ends), timeouts (cuts) and,
+    where there are any, next_observations. Without them the next row's observation is the next
+    one; the step at a cut has none and is left out, and at a true end none is needed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The transitions, and D4RL's limits of the action: -1 and 1.
+
+    Raises:
+        DatasetError: There is no such file, or it cannot be learned from.
+    """
+    path = Path(path)
+    where = f'dataset {path}'
+    if not path.is_file():
+        raise DatasetError(f'{where}: expected a file, found none')
+    try:
+        with h5py.File(path) as file:
+            found = {name: file[name][()]
+                     for name in (*D4RL_ARRAYS, 'next_observations') if name in file}
+    except (OSError, TypeError, AttributeError) as error:  # the last two: a group, not an array
+        raise DatasetError(
+            f'{where}: expected an HDF5 file of arrays, found {" ".join(str(error).split())}'
+        ) from error
+    missing = [name for name in D4RL_ARRAYS if name not in found]
+    if missing:
+        raise DatasetError(
+            f'{where}: expected the arrays of D4RL v2, found no {", ".join(missing)}')
+    observations, actions, rewards = _check_arrays(
+        found['observations'], found['actions'], found['rewards'], where, final=0)
+    terminals, timeouts = (
+        _flags(found[name], name, len(rewards), where) for name in ('terminals', 'timeouts'))
+    ended = terminals | timeouts
+    if 'next_observations' in found:
+        following = _check_following(found['next_observations'], observations, where)
+        kept = np.ones(len(rewards), bool)
+        # Where they were made by shifting, that of a cut belongs to another episode.
+        kept[:-1] = ~timeouts[:-1] | (following[:-1] != observations[1:]).any(1)
+    else:
+        # At a true end nobody asks for the value of what follows: any numbers of this episode do.
+        following = observations.copy()
+        following[:-1][~ended[:-1]] = observations[1:][~ended[:-1]]
+        kept = ~ended
+        kept[-1] = False
+    kept |= terminals
+    numbers = np.cumsum(ended) - ended  # an end belongs to the episode that it ends
+    dataset = Dataset(observations, actions, rewards, 1 - terminals.astype(np.float32), following,
+                      numbers.astype(np.int64))
+    if not kept.all():
+        dataset = dataset.take(kept)
+    if len(dataset.rewards) == 0:
+        raise DatasetError(f'{where}: expected transitions, found episodes of one step only')
+    # A recorded float32 may lie a rounding outside.
+    if np.abs(dataset.actions).max() > 1 + 1e-4:
+        raise DatasetError(
+            f"{where}: expected actions in [-1, 1] as D4RL's environments take, found "
+            f'{dataset.actions.min():.4g} to {dataset.actions.max():.4g}')
+    _warn(dataset, where)
+    size = dataset.actions.shape[1]
+    return dataset, {'layout': 'D4RL v2', LIMITS_KEY: json.dumps([[-1.0] * size, [1.0] * size])}
+
+
+def _flags(values: np.ndarray, name: str, rows: int, where: str) -> np.ndarray:
+    """Return flags (rows,) as bool."""
+    values = np.asarray(values)
+    if values.shape != (rows,):
+        raise DatasetError(
+            f'{where}: expected {name} of shape ({rows},) as rewards, found {values.shape}')
+    if values.dtype.kind not in 'biuf' or not np.isin(values, (0, 1)).all():
+        raise DatasetError(f'{where}: expected {name} to be 0 or 1, found other values')
+    return values.astype(bool)
+
+
+def ogbench_file(name: str, root: Path | str | None = None) -> Path:
+    """Return the file of an OGBench dataset: all tasks of an environment share one.
+
+    Args:
+        name: Of the dataset and its task, such as cube-single-play-singletask-task2-v0.
+        root: Its folder; None: where the ogbench package looks.
+    """
+    words = name.split('-')
+    place = words.index('singletask')
+    stem = '-'.join([*words[:place], words[-1]])
+    return Path(OGBENCH_ROOT if root is None else root).expanduser() / f'{stem}.npz'
+
+
+def load_ogbench(name: str, path: Path | str) -> tuple[Dataset, dict[str, str]]:
+    """Read an OGBench file with the rewards and true ends of a task, as the package sees them.
+
+    Args:
+        name: Of the dataset and its task, such as cube-single-play-singletask-task2-v0; without
+            a number the environment's default task.
+        path: The file.
+
+    Returns:
+        The transitions, and the limits of the environment's action.
+
+    Raises:
+        DatasetError: There is no such file, environment or task, or it cannot be learned from.
+    """
+    path = Path(path)
+    where = f'dataset {name!r}'
+    if not path.is_file():
+        raise DatasetError(
+            f'{where}: expected the file {path}, found none; `python -m training.collect` makes '
+            'such files, the ogbench package downloads the published ones')
+    try:
+        import gymnasium
+        import ogbench
+        from ogbench.relabel_utils import relabel_dataset
+        from ogbench.utils import load_dataset
+    except ImportError as error:
+        raise DatasetError(f'{where}: needs the package ogbench: pip install ogbench') from error
+    with warnings.catch_warnings():
+        # Of windows that cannot be opened, and of the precision of an action space.
+        warnings.simplefilter('ignore', UserWarning)
+        try:
+            env = ogbench.make_env_and_datasets(name, env_only=True)
+        except (gymnasium.error.Error, AssertionError, ValueError) as error:
+            raise DatasetError(
+                f'{where}: expected a task of OGBench, found none of this name: '
+                f'{" ".join(str(error).split())}') from error
+        try:
+            columns = load_dataset(str(path), add_info=True)
+            relabel_dataset(name, env, columns)
+            space = env.action_space
+        except (OSError, EOFError, KeyError, IndexError, ValueError, zipfile.BadZipFile) as error:
+            raise DatasetError(
+                f'{where}: expected a file of this environment, found {path}: '
+                f'{" ".join(str(error).split())}') from error
+        finally:
+            env.close()
+    ends = columns['terminals'].astype(bool)
+    observations, actions, rewards = _check_arrays(
+        columns['observations'], columns['actions'], columns['rewards'], where, final=0)
+    following = _check_following(columns['next_observations'], observations, where)
+    numbers = np.cumsum(ends) - ends  # an end belongs to the episode that it ends
+    dataset = Dataset(observations, actions, rewards, columns['masks'], following, numbers)
+    if space.shape != dataset.actions.shape[1:]:
+        raise DatasetError(f'{where}: expected actions of shape {space.shape}, found '
+                           f'{dataset.actions.shape[1:]}')
+    _warn(dataset, where)
+    return dataset, {
+        'layout': 'OGBench', 'file': path.name,
+        LIMITS_KEY: json.dumps([space.low.tolist(), space.high.tolist()]),
+    }
+
+
+def _check_following(
+    following: np.ndarray, observations: np.ndarray, where: str
+) -> np.ndarray:
+    """Return next observations (M, O) as finite float32, one for each of observations (M, O)."""
+    if np.shape(following) != observations.shape:
+        raise DatasetError(
+            f'{where}: expected next_observations of shape {observations.shape} as observations, '
+            f'found {np.shape(following)}')
+    return _float32(following, 'next_observations', 'f', where)
+
+
+def _warn(dataset: Dataset, where: str) -> None:
+    """Warn of what can be learned from, but hardly taught by."""
+    if (dataset.rewards == dataset.rewards[0]).all():
+        warnings.warn(
+            f'{where}: every reward is {dataset.rewards[0]}; there is nothing to '
+            'prefer, the policy will imitate. Look at the task given at conversion.',
+            stacklevel=3,
+        )
+    if dataset.episodes[0] == dataset.episodes[-1]:
+        warnings.warn(
+            f'{where}: there is one episode only; the policy knows nothing beside it.',
+            stacklevel=3,
+        )
 
 
 @contextmanager
@@ -269,24 +563,50 @@ def _check(episodes: Sequence[Episode]) -> None:
 
 
 def _check_arrays(
-    observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, where: str
-) -> None:
-    """Raise DatasetError unless the arrays make one episode of finite numbers."""
-    steps = len(rewards)
+    observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, where: str,
+    final: int = 1,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the arrays as float32; one that is float32 already is not copied.
+
+    Args:
+        observations: (n + final, O).
+        actions: (n, A).
+        rewards: (n,).
+        where: Begins the errors.
+        final: 1: after the last step comes an observation more, 0: it does not.
+
+    Raises:
+        DatasetError: They are not n steps, 1 or more, of finite numbers.
+    """
+    steps = len(rewards) if np.ndim(rewards) else 0
     if steps == 0:
         raise DatasetError(f'{where}: expected one or more steps, found none')
-    for name, array, rows, axes in (
-        ('observations', observations, steps + 1, 2),
-        ('actions', actions, steps, 2),
-        ('rewards', rewards, steps, 1),
+    checked = []
+    for name, values, rows, axes, kinds in (
+        ('observations', observations, steps + final, 2, 'f'),
+        ('actions', actions, steps, 2, 'f'),
+        ('rewards', rewards, steps, 1, 'biuf'),
     ):
+        array = np.asarray(values)
         if array.ndim != axes or len(array) != rows:
             raise DatasetError(
                 f'{where}: expected {rows} rows and {axes} axes of {name} for {steps} rewards, '
                 f'found shape {array.shape}'
             )
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0, 0])
-            raise DatasetError(
-                f'{where}: expected finite {name}, found {array[row]} at step {row}'
-            )
+        checked.append(_float32(array, name, kinds, where))
+    return checked[0], checked[1], checked[2]
+
+
+def _float32(values: np.ndarray, name: str, kinds: str, where: str) -> np.ndarray:
+    """Return finite numbers of certain kinds of dtype as float32."""
+    array = np.asarray(values)
+    if array.dtype.kind not in kinds:
+        raise DatasetError(
+            f'{where}: expected {name} to be floating-point numbers, found {array.dtype}')
+    with np.errstate(over='ignore'):  # too large for float32: infinite, and refused below
+        array = array.astype(np.float32, copy=False)
+    finite = np.isfinite(array)
+    if not finite.all():
+        row = int(np.argwhere(~finite)[0, 0])
+        raise DatasetError(f'{where}: expected finite {name}, found {array[row]} at step {row}')
+    return array

@@ -37,9 +37,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 from tqdm import tqdm
 from training import bags, evaluate, report, rewards
+from training.checkpoint import CHECKPOINT, read_checkpoint
 from training.collect import maze_cells
 from training.export import export
-from training.train import CHECKPOINT, read_checkpoint, read_config, train
+from training.train import read_config, train
 import tyro
 
 SOURCE = Path(__file__).resolve().parents[1]

@@ -18,7 +18,14 @@ from idql_ros import message as messages
 from idql_ros.environments import make, ROBOTS, SimulatedRobot, SimulationError
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
-from idql_ros.policy import Decision, MAX_CANDIDATES, Policy, PolicyError
+from idql_ros.policy import (
+    check_extraction,
+    Decision,
+    Extraction,
+    MAX_CANDIDATES,
+    Policy,
+    PolicyError,
+)
 from idql_ros.spec import Spec
 import numpy as np
 from tqdm import tqdm
@@ -99,6 +106,8 @@ def _act(tick_ns: int, observer: Observer, guard: Guard, decide: Decide) -> tupl
 
 def evaluate(
     policy: Policy, environment: str, episodes: int, seed: int, candidates: int, label: str,
+    extraction: Extraction = 'greedy', softmax_temperature: float = 1.0,
+    sampling_temperature: float = 1.0,
 ) -> list[EpisodeResult]:
     """Run seeded episodes with a policy file.
 
@@ -109,6 +118,9 @@ def evaluate(
         seed: Of the first start and of the noise; episode k starts with seed + k.
         candidates: N; 1 is a sample of the behaviour policy, without the critic.
         label: For the progress bar.
+        extraction: How one of the candidates is chosen.
+        softmax_temperature: Of the extraction 'softmax'.
+        sampling_temperature: Scales the noise that the denoising steps add.
 
     Raises:
         SimulationError, MessageError: Environment and spec disagree.
@@ -116,7 +128,9 @@ def evaluate(
     robot = SimulatedRobot(make(environment), policy.spec, seed)
 
     def decide(observation: np.ndarray, tick_ns: int) -> Decision:
-        return policy.decide(observation, tick_ns, seed, candidates)
+        return policy.decide(
+            observation, tick_ns, seed, candidates, extraction=extraction,
+            temperature=softmax_temperature, sampling_temperature=sampling_temperature)
 
     return [run_episode(robot, episode, decide)
             for episode in tqdm(range(episodes), desc=label, unit='episode', dynamic_ncols=True)]
@@ -156,6 +170,9 @@ def main(
     episodes: int = 50,
     seed: int = 0,
     candidates: Annotated[list[int], tyro.conf.UseAppendAction] = [],  # noqa: B006
+    extraction: Extraction = 'greedy',
+    softmax_temperature: float = 1.0,
+    sampling_temperature: float = 1.0,
     json_file: Path | None = None,
 ) -> None:
     """Score a policy file in an environment.
@@ -167,6 +184,10 @@ def main(
         seed: Of the first start and of the noise.
         candidates: Actions drawn for each decision; give it again to compare. Default: 1 (a sample
             of the behaviour policy) and what the file proposes.
+        extraction: How one of them is chosen: the largest Q, or drawn with the weights that the
+            critic's loss implies, or with weights exp(temperature * (Q - V)).
+        softmax_temperature: That temperature, in units of 1 / Q; the higher, the greedier.
+        sampling_temperature: Scales the noise that the denoising steps add; 0: none.
         json_file: Where to write the scores as JSON.
     """
     if json_file is not None and not json_file.parent.is_dir():
@@ -176,6 +197,7 @@ def main(
                               f'found {episodes} and {candidates}')
     if not 0 <= seed <= seed + episodes <= 2**32:  # the environments' limit
         raise SimulationError(f'expected a seed from 0 to {2**32 - episodes}, found {seed}')
+    check_extraction(extraction, softmax_temperature, sampling_temperature)
     opened = Policy(policy)
     environment = environment or ROBOTS.get(opened.spec.name, '')
     if not environment:
@@ -184,8 +206,12 @@ def main(
             '--environment')
     rows = {}
     for n in candidates or sorted({1, opened.candidates}):
-        rows[n] = summarise(evaluate(opened, environment, episodes, seed, n, f'N = {n}'))
-    print(f'{policy} in {environment}, {episodes} episodes from seed {seed}')
+        rows[n] = summarise(evaluate(
+            opened, environment, episodes, seed, n, f'N = {n}', extraction, softmax_temperature,
+            sampling_temperature))
+    print(f'{policy} in {environment}, {episodes} episodes from seed {seed}, extraction '
+          f'{extraction}, softmax temperature {softmax_temperature:g}, sampling temperature '
+          f'{sampling_temperature:g}')
     for n, row in rows.items():
         low, high = row['interval']
         print(f'N = {n:4d}: success {row["success"]:.2f} [{low:.2f}, {high:.2f}], '
@@ -193,7 +219,9 @@ def main(
     if json_file is not None:
         write_text(json_file, json.dumps(
             {'policy': str(policy), 'sha256': opened.digest, 'environment': environment,
-             'episodes': episodes, 'seed': seed, 'candidates': rows}, indent=1))
+             'episodes': episodes, 'seed': seed, 'extraction': extraction,
+             'softmax_temperature': softmax_temperature,
+             'sampling_temperature': sampling_temperature, 'candidates': rows}, indent=1))
 
 
 if __name__ == '__main__':

@@ -21,8 +21,8 @@ import onnx
 import onnxruntime
 import torch
 from torch import nn, Tensor
+from training.checkpoint import load_checkpoint, read_checkpoint
 from training.idql import IDQL
-from training.train import load_checkpoint, read_checkpoint
 
 INPUTS = ['observations', 'noise']
 OUTPUTS = ['candidates', 'q', 'v']

@@ -1,13 +1,14 @@
 """Implicit Diffusion Q-Learning: the losses, the update and the sampling of scored candidates.
 
 Source: Hansen-Estruch et al., "IDQL: Implicit Q-Learning as an Actor-Critic Method with
-Diffusion Policies", arXiv 2304.10573. Random draws are arguments (dropout excepted).
+Diffusion Policies", arXiv 2304.10573. Random draws are arguments.
 """
 
 from dataclasses import dataclass
 import math
 from typing import Literal, NamedTuple
 
+from idql_ros.policy import LARGEST_EXPONENTIAL
 import torch
 from torch import nn, Tensor
 from training import diffusion
@@ -17,8 +18,6 @@ Info = dict[str, Tensor]
 
 # Actions at the edge of the range give the diffusion model nothing to denoise towards.
 LARGEST_ACTION = 1 - 1e-5
-# The exponential loss's factor exp(alpha u) is cut here.
-LARGEST_EXPONENTIAL = 6.0
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class IDQLConfig:
     actor_activation: Activation = 'mish'
     # Fourier features of the diffusion step (even), features of the two layers on top.
     time_features: tuple[int, int] = (64, 128)
-    # Dropout in the residual blocks, in training only.
+    # Share of the features that the residual blocks drop, in training only.
     actor_dropout: float = 0.1
     # Adam's learning rate for the noise predictor, before its cosine decay to 0.
     actor_learning_rate: float = 3e-4
@@ -114,6 +113,14 @@ class Batch(NamedTuple):
     next_observations: Tensor  # (B, O)
 
 
+class Draws(NamedTuple):
+    """The random numbers of an update on B transitions."""
+
+    times: Tensor  # (B,) integer diffusion steps in [0, T)
+    noise: Tensor  # (B, A), standard normal
+    masks: Tensor | None  # (blocks, B, width) of the actor's dropout; None: nothing is dropped
+
+
 class IDQL(nn.Module):
     """Actor, averaged actor, critics, target critics, value, and how they are trained."""
 
@@ -150,9 +157,8 @@ class IDQL(nn.Module):
 
         self.observation_size, self.action_size = len(observation_mean), len(action_center)
         sizes = self.observation_size, self.action_size
-        self.actor = self._noise_predictor(*sizes, dropout=config.actor_dropout)
-        # Only ever sampled from, therefore without dropout in any mode.
-        self.averaged_actor = self._noise_predictor(*sizes, dropout=0.0)
+        self.actor = self._noise_predictor(*sizes)
+        self.averaged_actor = self._noise_predictor(*sizes)
         critic = (config.critics, config.critic_hidden, config.critic_layer_norm)
         self.critics = Critic(*sizes, *critic)
         self.target_critics = Critic(*sizes, *critic)
@@ -182,7 +188,7 @@ class IDQL(nn.Module):
             ),
         }
 
-    def _noise_predictor(self, observations: int, actions: int, dropout: float) -> NoisePredictor:
+    def _noise_predictor(self, observations: int, actions: int) -> NoisePredictor:
         config = self.config
         return NoisePredictor(
             observations,
@@ -191,7 +197,6 @@ class IDQL(nn.Module):
             config.actor_blocks,
             config.actor_activation,
             config.time_features,
-            dropout,
         )
 
     def _averages(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -216,20 +221,31 @@ class IDQL(nn.Module):
             next_observations=self.normalise(batch.next_observations),
         )
 
-    def actor_loss(self, batch: Batch, times: Tensor, noise: Tensor) -> tuple[Tensor, Info]:
+    def draw(self, rows: int, generator: torch.Generator) -> Draws:
+        """Draw what an update on so many transitions needs."""
+        return Draws(
+            torch.randint(self.config.diffusion_steps, (rows,), generator=generator),
+            torch.randn((rows, self.action_size), generator=generator),
+            self.actor.dropout_masks(rows, self.config.actor_dropout, generator),
+        )
+
+    def actor_loss(
+        self, batch: Batch, times: Tensor, noise: Tensor, masks: Tensor | None = None
+    ) -> tuple[Tensor, Info]:
         """Return the behaviour model's loss: squared error of the predicted noise (eq. 9).
 
         Args:
             batch: In network units.
             times: (B,) integer diffusion steps in [0, T).
             noise: (B, A), standard normal.
+            masks: Of the dropout, (blocks, B, width); None: nothing is dropped.
         """
         noisy_actions = diffusion.add_noise(batch.actions, noise, times, self.schedule)
         # T steps are fewer than B rows: embed each step once, then look it up.
         steps = torch.arange(self.config.diffusion_steps, device=times.device)
         time_shares = self.actor.time_share(steps)
         share = self.actor.observation_share(batch.observations) + time_shares[times]
-        error = self.actor(noisy_actions, share) - noise
+        error = self.actor(noisy_actions, share, masks) - noise
         loss = error.square().sum(1).mean()
         return loss, {'actor_loss': loss.detach()}
 
@@ -272,20 +288,23 @@ class IDQL(nn.Module):
         loss = (q - target).square().mean()
         return loss, {'critic_loss': loss.detach(), 'q': q.detach().mean()}
 
-    def update(self, batch: Batch, times: Tensor, noise: Tensor) -> Info:
+    def update(
+        self, batch: Batch, times: Tensor, noise: Tensor, masks: Tensor | None = None
+    ) -> Info:
         """Take one step of actor, value and critics, then of both averages.
 
         Args:
             batch: In physical units.
             times: (B,) integer diffusion steps in [0, T).
             noise: (B, A), standard normal.
+            masks: Of the actor's dropout, (blocks, B, width); None: nothing is dropped.
 
         Returns:
             The losses and mean V and Q before the step, as scalars still on the device.
         """
         self.optimisers['actor'].param_groups[0]['lr'] = self.actor_learning_rate()
         batch = self.network_units(batch)
-        info = self._step('actor', self.actor_loss(batch, times, noise))
+        info = self._step('actor', self.actor_loss(batch, times, noise, masks))
         info |= self._step('value', self.value_loss(batch))
         info |= self._step('critics', self.critic_loss(batch))
         rates = self.config.actor_average_rate, self.config.critic_target_rate

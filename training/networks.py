@@ -6,7 +6,7 @@ Everything here is in network units; conversion from physical units is in `train
 
 from collections.abc import Sequence
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn, Tensor
@@ -17,15 +17,43 @@ Activation = Literal['mish', 'silu', 'relu']
 LAYER_NORM_EPSILON = 1e-6
 
 
+def _exponentials(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return e = exp(x) and u = e (e + 2); tanh(softplus(x)) is u / (u + 2).
+
+    Above 20 that is 1 in float32, so the exponent is cut there before it can overflow.
+    """
+    e = torch.exp(torch.clamp(x, max=20.0))
+    return e, e * (e + 2)
+
+
+class _Mish(torch.autograd.Function):
+    """Mish with a backward pass in place: a third of the time of differentiating the formula."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        e, u = _exponentials(x)
+        ctx.save_for_backward(x, e, u)
+        return (u / (u + 2)).mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, e, u = ctx.saved_tensors
+        # d/dx = t + x (1 - t^2) sigmoid(x), where t = u / (u + 2) and the product of the last two
+        # is 4 e (e + 1) / (u + 2)^2.
+        s = u + 2
+        slope = torch.addcmul(e, e, e).mul_(4).div_(s).div_(s).mul_(x)
+        return slope.addcdiv_(u, s).mul_(gradient)
+
+
 def mish(x: Tensor) -> Tensor:
     """Return x * tanh(softplus(x)), written with one exponential.
 
     ONNX Runtime has no kernel for Mish at opset 17; in this form it costs half of what tanh and
-    softplus cost there. Above 20 the factor is 1 in float32, so the exponent is cut there before
-    it can overflow.
+    softplus cost there.
     """
-    e = torch.exp(torch.clamp(x, max=20.0))
-    u = e * (e + 2)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Mish.apply(x)
+    _, u = _exponentials(x)
     return x * u / (u + 2)
 
 
@@ -53,24 +81,23 @@ def _block_linear(inputs: int, outputs: int) -> nn.Linear:
 class ResidualBlock(nn.Module):
     """x + Linear(activation(Linear(LayerNorm(dropout(x))))), four times as wide inside."""
 
-    def __init__(self, width: int, activation: Activation, dropout: float) -> None:
+    def __init__(self, width: int, activation: Activation) -> None:
         """Build the block.
 
         Args:
             width: Features in and out.
             activation: Name of the activation.
-            dropout: Probability of dropping a feature in training mode.
         """
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
         self.expand = _block_linear(width, 4 * width)
         self.contract = _block_linear(4 * width, width)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (M, width) to (M, width)."""
-        return x + self.contract(self.activation(self.expand(self.norm(self.dropout(x)))))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Map (M, width) to (M, width), what enters the layers times a mask of that shape."""
+        entering = x if mask is None else x * mask
+        return x + self.contract(self.activation(self.expand(self.norm(entering))))
 
 
 class NoisePredictor(nn.Module):
@@ -90,7 +117,6 @@ class NoisePredictor(nn.Module):
         blocks: int = 3,
         activation: Activation = 'mish',
         time_features: tuple[int, int] = (64, 128),
-        dropout: float = 0.0,
     ) -> None:
         """Build the network.
 
@@ -101,7 +127,6 @@ class NoisePredictor(nn.Module):
             blocks: Number of residual blocks.
             activation: Name of the activation used throughout.
             time_features: Fourier features of the step (even), features of the two layers on top.
-            dropout: Probability of dropping a feature, in training mode.
         """
         super().__init__()
         features, hidden = time_features
@@ -110,9 +135,8 @@ class NoisePredictor(nn.Module):
         self.time_hidden = _linear(features, hidden)
         self.time_output = _linear(hidden, hidden)
         self.input = _linear(action_size + observation_size + hidden, width)
-        self.blocks = nn.Sequential(
-            *(ResidualBlock(width, activation, dropout) for _ in range(blocks))
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(width, activation) for _ in range(blocks))
+        self.width = width
         self.output = _linear(width, action_size)
         # The first layer's columns: [0, A) action, [A, A + O) observation, the rest time.
         self._action_end = action_size
@@ -131,18 +155,36 @@ class NoisePredictor(nn.Module):
         weight = self.input.weight[:, self._observation_end:]
         return F.linear(features, weight, self.input.bias)
 
-    def forward(self, noisy_actions: Tensor, share: Tensor) -> Tensor:
+    def dropout_masks(
+        self, rows: int, probability: float, generator: torch.Generator
+    ) -> Tensor | None:
+        """Draw what `forward` takes: (blocks, rows, width), None where nothing is dropped.
+
+        A feature is dropped with the probability; the others grow, so that the mean stays.
+        """
+        if probability == 0:
+            return None
+        masks = torch.empty((len(self.blocks), rows, self.width), device=generator.device)
+        return masks.bernoulli_(1 - probability, generator=generator).div_(1 - probability)
+
+    def forward(
+        self, noisy_actions: Tensor, share: Tensor, masks: Tensor | None = None
+    ) -> Tensor:
         """Predict the noise.
 
         Args:
             noisy_actions: (M, A) in network units.
             share: (M, width), the sum of `observation_share` and `time_share` of each row.
+            masks: (blocks, M, width) multiplies what enters the blocks' layers; None: nothing is
+                dropped.
 
         Returns:
             (M, A).
         """
         x = F.linear(noisy_actions, self.input.weight[:, :self._action_end]) + share
-        return self.output(self.activation(self.blocks(x)))
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if masks is None else masks[i])
+        return self.output(self.activation(x))
 
 
 class EnsembleLinear(nn.Module):

@@ -1,17 +1,20 @@
-"""Train IDQL on a Minari dataset: `python -m training.train --config FILE [--overrides]`.
+"""Train IDQL on a dataset: `python -m training.train --config FILE [--overrides]`.
 
 Writes into the output folder: checkpoint.pt (everything needed to export or go on), metrics.csv
-and TensorBoard events.
+and TensorBoard events. A run that was stopped goes on with the same command and --resume, to the
+same parameters as one that was not.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 import csv
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 import json
-import os
 from pathlib import Path
+import signal
 import subprocess
+import threading
 import time
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints, Literal
@@ -20,13 +23,24 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
-from training.datasets import action_bounds, Dataset, DatasetError, load_minari, SPEC_KEY
+from training import datasets, rewards
+from training.checkpoint import (
+    check_same_run,
+    CHECKPOINT,
+    CheckpointError,
+    learner,
+    read_checkpoint,
+    save_checkpoint,
+    write_whole,
+)
+from training.datasets import Dataset, DatasetError
 from training.idql import Batch, IDQL, IDQLConfig
 import tyro
 import yaml
 
-CHECKPOINT = 'checkpoint.pt'
-CHECKPOINT_FORMAT = 1
+METRICS = 'metrics.csv'
+# Transitions that validation losses are means of, at most.
+VALIDATION_ROWS = 4096
 
 
 class ConfigError(ValueError):
@@ -37,14 +51,38 @@ class DivergenceError(RuntimeError):
     """Training produced numbers that are not finite."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked to stop, and a checkpoint holds what was done until then.
+
+    Attributes:
+        signal: Which.
+    """
+
+    def __init__(self, number: int, step: int, path: Path) -> None:
+        """Say what was received, after which update, and where the checkpoint lies."""
+        self.signal = signal.Signals(number)
+        super().__init__(f'stopped by {self.signal.name} after update {step}, which {path} '
+                         'holds; the same command with --resume goes on from there')
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """What to train on, for how long, and where the results go."""
 
-    # Minari dataset id, such as demo/reach-v0.
+    # Minari dataset id, such as demo/reach-v0; or an OGBench dataset and its task, such as
+    # cube-single-play-singletask-task2-v0; or a file of D4RL v2, such as hopper-medium-v2.hdf5.
     dataset: str
-    # Folder of Minari datasets; None: MINARI_DATASETS_PATH or ~/.minari/datasets.
+    # Folder of the dataset; None: where Minari or ogbench look (MINARI_DATASETS_PATH or
+    # ~/.minari/datasets; ~/.ogbench/data), the current folder for a file.
     root: str | None = None
+    # Share of the episodes kept for validation; 0: OGBench's own validation file where there is
+    # one, else no validation.
+    validation_fraction: float = 0.0
+    # return_range: rewards times 1000 / (largest - smallest return of an episode), as the paper
+    # does for locomotion.
+    reward_scaling: rewards.Scaling = 'none'
+    # Added to every reward, after the scaling; the paper has -1 for antmaze.
+    reward_shift: float = 0.0
     # Folder for checkpoint, metrics and TensorBoard events.
     output: str = 'runs/idql'
     # Updates of actor, value and critics.
@@ -58,25 +96,45 @@ class TrainConfig:
     log_every: int = 1000
     # Updates between two checkpoints; the last update always writes one.
     checkpoint_every: int = 100_000
+    # Keep each of them as checkpoint-STEP.pt too, for a learning curve.
+    keep_checkpoints: bool = False
+    # Go on from the checkpoint in the output folder.
+    resume: bool = False
     # CPU threads; None: PyTorch decides.
     threads: int | None = None
     # The learner.
     idql: IDQLConfig = field(default_factory=IDQLConfig)
 
     def __post_init__(self) -> None:
-        """Check the counts.
+        """Check the numbers.
 
         Raises:
-            ValueError: A count is below 1.
+            ValueError: A count is below 1, or a share none.
         """
         for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every', 'threads'):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f'{name}: expected 1 or more, found {value}')
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f'validation_fraction: expected a value in [0, 1), found '
+                             f'{self.validation_fraction}')
+        if not np.isfinite(self.reward_shift):
+            raise ValueError(f'reward_shift: expected a finite number, found {self.reward_shift}')
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is learned from, rewards transformed, and what is known of it."""
+
+    training: Dataset
+    validation: Dataset | None
+    spec_json: str | None
+    limits_json: str | None  # of the action, where there is no spec
+    provenance: dict[str, Any]
 
 
 def train(config: TrainConfig) -> IDQL:
-    """Train from scratch, writing logs and checkpoints on the way.
+    """Train, writing logs and checkpoints on the way.
 
     Args:
         config: Everything there is to choose.
@@ -86,53 +144,57 @@ def train(config: TrainConfig) -> IDQL:
 
     Raises:
         DatasetError: The dataset is absent or unfit.
+        CheckpointError: There is nothing to resume, or it is another run's.
         DivergenceError: A loss is no longer finite.
+        Stopped: SIGTERM or SIGINT came.
+        OSError: Something cannot be written; the last checkpoint stays.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.idql.actor_decay_steps is None:
         config = replace(config, idql=replace(config.idql, actor_decay_steps=config.steps))
-    dataset, metadata = load_minari(config.dataset, config.root)
-    spec_json = metadata.pop(SPEC_KEY, None)
-    provenance = {
-        'dataset': config.dataset,
-        'dataset_hash': dataset.content_hash(),
-        'dataset_metadata': metadata,
-        'transitions': len(dataset.rewards),
-        'episodes': int(dataset.episodes.max()) + 1,
-        # Where the files lay says nothing about the policy, which goes to other machines.
-        'config': {k: v for k, v in asdict(config).items() if k not in ('root', 'output')},
-        'code_version': code_version(),
-        'torch_version': str(torch.__version__),
-    }
-
-    torch.manual_seed(config.seed)  # initial networks and dropout
-    generator = torch.Generator().manual_seed(config.seed)  # batches, diffusion steps, noise
-    idql = build(config.idql, dataset, spec_json)
-    columns = Batch(*(torch.from_numpy(getattr(dataset, name)) for name in Batch._fields))
-    rows, action_size = columns.actions.shape
-
+    data = load_data(config)
     output = Path(config.output)
     output.mkdir(parents=True, exist_ok=True)
-    with SummaryWriter(output) as tensorboard, open(
-        output / 'metrics.csv', 'w', newline=''
-    ) as metrics_file:
+
+    torch.manual_seed(config.seed)  # initial networks
+    generator = torch.Generator().manual_seed(config.seed)  # batches and the updates' draws
+    start, since, sums = 0, 0, {}  # updates done; in the row of metrics to come; its sums
+    if config.resume:
+        if not (output / CHECKPOINT).is_file():
+            raise CheckpointError(f'{output / CHECKPOINT}: expected a checkpoint to go on from, '
+                                  'found none; a run begins without --resume')
+        checkpoint = read_checkpoint(output / CHECKPOINT)
+        check_same_run(checkpoint, asdict(config), data.provenance, output / CHECKPOINT)
+        idql = learner(checkpoint)
+        start, since, sums = (checkpoint[key] for key in ('step', 'since', 'sums'))
+        generator.set_state(checkpoint['generator'])
+    else:
+        idql = build(config.idql, data.training, data.spec_json, data.limits_json)
+    columns = to_batch(data.training)
+    rows = len(columns.rewards)
+    validation = None if data.validation is None else fixed_sample(data.validation, config)
+    # What was written after the checkpoint is written again.
+    write_whole(output / METRICS, metrics_until(output / METRICS, start).encode())
+
+    with SummaryWriter(output, purge_step=start + 1) as tensorboard, open(
+        output / METRICS, 'a', newline=''
+    ) as metrics_file, signals_received() as signals:
         metrics = csv.writer(metrics_file)
-        sums: dict[str, torch.Tensor] = {}
-        since, started = 0, time.perf_counter()
-        for step in trange(1, config.steps + 1, desc=config.dataset, unit='update'):
+        timed, started = start, time.perf_counter()
+        for step in trange(start + 1, config.steps + 1, desc=config.dataset, unit='update',
+                           initial=start, total=config.steps, dynamic_ncols=True):
             indices = torch.randint(rows, (config.batch_size,), generator=generator)
-            times = torch.randint(
-                config.idql.diffusion_steps, (config.batch_size,), generator=generator
-            )
-            noise = torch.randn((config.batch_size, action_size), generator=generator)
-            info = idql.update(Batch(*(c[indices] for c in columns)), times, noise)
+            draws = idql.draw(config.batch_size, generator)
+            info = idql.update(Batch(*(c[indices] for c in columns)), *draws)
             sums = {key: value + sums.get(key, 0) for key, value in info.items()}
             since += 1
 
             if step % config.log_every == 0 or step == config.steps:
                 row = {key: value.item() / since for key, value in sums.items()}
-                row['updates_per_second'] = since / (time.perf_counter() - started)
+                if validation is not None:
+                    row |= validation_losses(idql, *validation)
+                row['updates_per_second'] = (step - timed) / (time.perf_counter() - started)
                 if metrics_file.tell() == 0:
                     metrics.writerow(['step', *row])
                 metrics.writerow([step, *row.values()])
@@ -144,28 +206,141 @@ def train(config: TrainConfig) -> IDQL:
                         f'update {step}: expected finite losses, found {row}; look at the '
                         f'learning rates and the scale of the rewards, and at {metrics_file.name}'
                     )
-                sums, since, started = {}, 0, time.perf_counter()
-            if step % config.checkpoint_every == 0 or step == config.steps:
-                save_checkpoint(output / CHECKPOINT, {
+                sums, since, timed, started = {}, 0, step, time.perf_counter()
+
+            periodic = step % config.checkpoint_every == 0 or step == config.steps
+            if periodic or signals:
+                content = {
                     'config': asdict(config),
-                    'spec_json': spec_json,
-                    'provenance': provenance | {'updates': step},
+                    'spec_json': data.spec_json,
+                    'provenance': data.provenance | {'updates': step},
                     'step': step,
+                    'since': since,
+                    'sums': sums,
                     'model': idql.state_dict(),
                     'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
                     'generator': generator.get_state(),
-                    'global_generator': torch.get_rng_state(),
-                })
+                }
+                save_checkpoint(output / CHECKPOINT, content)
+                if periodic and config.keep_checkpoints:
+                    save_checkpoint(output / f'checkpoint-{step}.pt', content)
+            if signals and step < config.steps:
+                raise Stopped(signals[0], step, output / CHECKPOINT)
     return idql.eval()
 
 
-def build(config: IDQLConfig, dataset: Dataset, spec_json: str | None) -> IDQL:
+def load_data(config: TrainConfig) -> Data:
+    """Read the dataset, keep some of it for validation, transform the rewards.
+
+    Raises:
+        DatasetError: The dataset is absent or unfit.
+    """
+    dataset, metadata = datasets.load(config.dataset, config.root)
+    spec_json = metadata.pop(datasets.SPEC_KEY, None)
+    limits_json = metadata.pop(datasets.LIMITS_KEY, None)
+    training, validation = dataset, None
+    if config.validation_fraction > 0:
+        training, validation = datasets.split(dataset, config.validation_fraction, config.seed)
+    else:
+        validation = datasets.load_validation(config.dataset, config.root)
+    # Where the files lay says nothing about the policy, which goes to other machines.
+    name = config.dataset
+    if name.endswith('.hdf5'):
+        name = Path(name).name
+    elsewhere = ('root', 'output', 'resume')
+    provenance = {
+        'dataset': name,
+        'dataset_hash': dataset.content_hash(),
+        'validation_hash': None if validation is None else validation.content_hash(),
+        'dataset_metadata': metadata,
+        'transitions': len(training.rewards),
+        'episodes': len(np.unique(training.episodes)),
+        'config': {k: v for k, v in asdict(config).items() if k not in elsewhere} | {
+            'dataset': name},
+        'code_version': code_version(),
+        'torch_version': str(torch.__version__),
+    }
+    scale = rewards.scale(config.reward_scaling, training.rewards, training.episodes)
+    if scale != 1 or config.reward_shift != 0:
+        def transform(part: Dataset) -> Dataset:
+            return replace(part, rewards=np.float32(scale) * part.rewards
+                           + np.float32(config.reward_shift))
+
+        training = transform(training)
+        validation = None if validation is None else transform(validation)
+    return Data(training, validation, spec_json, limits_json, provenance)
+
+
+def to_batch(dataset: Dataset) -> Batch:
+    """Return a dataset's columns as tensors that share its memory."""
+    return Batch(*(torch.from_numpy(getattr(dataset, name)) for name in Batch._fields))
+
+
+def fixed_sample(
+    dataset: Dataset, config: TrainConfig
+) -> tuple[Batch, torch.Tensor, torch.Tensor]:
+    """Return transitions for validation, their diffusion steps and noise.
+
+    They are the same in every row of metrics, so that two rows differ by the parameters alone,
+    and drawn from a generator of their own, so that training draws what it draws without them.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    chosen = torch.randperm(len(dataset.rewards), generator=generator)[:VALIDATION_ROWS]
+    batch = Batch(*(column[chosen] for column in to_batch(dataset)))
+    times = torch.randint(config.idql.diffusion_steps, (len(chosen),), generator=generator)
+    return batch, times, torch.randn(batch.actions.shape, generator=generator)
+
+
+@torch.no_grad()
+def validation_losses(
+    idql: IDQL, batch: Batch, times: torch.Tensor, noise: torch.Tensor
+) -> dict[str, float]:
+    """Return the losses on transitions that are not trained on, without dropout."""
+    batch = idql.network_units(batch)
+    info = idql.actor_loss(batch, times, noise)[1]
+    info |= idql.value_loss(batch)[1] | idql.critic_loss(batch)[1]
+    return {f'validation_{key}': value.item() for key, value in info.items()}
+
+
+def metrics_until(path: Path, step: int) -> str:
+    """Return the header and rows of a metrics.csv up to an update; what is half a row is none."""
+    if step == 0 or not path.exists():
+        return ''
+    with open(path, newline='') as file:
+        lines = file.read().splitlines(keepends=True)
+    columns = lines[0].count(',') if lines else 0
+    whole = [line for line in lines if line.endswith('\n') and line.count(',') == columns]
+    return ''.join(
+        line for i, line in enumerate(whole) if i == 0 or int(line.split(',')[0]) <= step)
+
+
+@contextmanager
+def signals_received() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of ending, so that an update is finished first."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # Python hands signals to the main thread only
+        return
+    kinds = signal.SIGTERM, signal.SIGINT
+    before = [signal.signal(kind, lambda number, _: received.append(number)) for kind in kinds]
+    try:
+        yield received
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+def build(
+    config: IDQLConfig, dataset: Dataset, spec_json: str | None, limits_json: str | None = None
+) -> IDQL:
     """Return an untrained learner whose units fit a dataset.
 
     Args:
         config: The hyper-parameters.
         dataset: Gives the observations' statistics.
-        spec_json: Gives the action's limits; None: the smallest and largest action seen do.
+        spec_json: Gives the action's limits; None: the next one does.
+        limits_json: The action's limits, [[lower, ...], [upper, ...]]; None: the smallest and
+            largest action seen are.
 
     Raises:
         DatasetError: The spec's action is not the dataset's.
@@ -174,12 +349,14 @@ def build(config: IDQLConfig, dataset: Dataset, spec_json: str | None) -> IDQL:
     std = dataset.observations.std(0, dtype=np.float64)
     # What never moved tells nothing; dividing by its rounding noise would make it shout.
     std[std < 1e-6 * np.maximum(1, np.abs(mean))] = 1
-    if spec_json is None:
+    if spec_json is None and limits_json is not None:
+        lower, upper = np.array(json.loads(limits_json), np.float64)
+    elif spec_json is None:
         lower = dataset.actions.min(0).astype(np.float64)
         upper = dataset.actions.max(0).astype(np.float64)
         upper[lower == upper] += 1  # a constant action still needs some scale
     else:
-        lower, upper = action_bounds(json.loads(spec_json))
+        lower, upper = datasets.action_bounds(json.loads(spec_json))
         if len(lower) != dataset.actions.shape[1]:
             raise DatasetError(
                 f'spec: expected {dataset.actions.shape[1]} action dimensions as in the dataset, '
@@ -192,54 +369,6 @@ def build(config: IDQLConfig, dataset: Dataset, spec_json: str | None) -> IDQL:
         torch.from_numpy((lower + upper) / 2),
         torch.from_numpy((upper - lower) / 2),
     )
-
-
-def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name, then give it its own."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    torch.save({'format_version': CHECKPOINT_FORMAT} | content, temporary)
-    os.replace(temporary, path)
-
-
-def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Return what `train` wrote into a checkpoint, without running any code from it.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ConfigError: It is not a checkpoint of this version.
-        OSError: It cannot be read.
-    """
-    try:
-        content = torch.load(path, map_location='cpu', weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # what torch raises has no base of its own
-        raise ConfigError(
-            f'{path}: expected a checkpoint of training.train, found a file that PyTorch does '
-            f'not read without running code from it: {" ".join(str(error).split())[:200]}'
-        ) from error
-    found = content.get('format_version') if isinstance(content, dict) else None
-    if found != CHECKPOINT_FORMAT:
-        raise ConfigError(
-            f'{path}: expected a checkpoint of format {CHECKPOINT_FORMAT} written by '
-            f'training.train, found format {found}'
-        )
-    return content
-
-
-def load_checkpoint(path: Path | str) -> IDQL:
-    """Return the learner of a checkpoint, optimisers included, in evaluation mode."""
-    content = read_checkpoint(path)
-    model = content['model']
-    units = ('observation_mean', 'observation_std', 'action_center', 'action_scale')
-    idql = IDQL(IDQLConfig(**content['config']['idql']), *(model[name] for name in units))
-    idql.load_state_dict(model)
-    for name, optimiser in idql.optimisers.items():
-        optimiser.load_state_dict(content['optimisers'][name])
-    idql.updates = content['step']
-    return idql.eval()
 
 
 def code_version() -> str:
@@ -332,6 +461,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             args=overrides,
         )
         train(config)
+    except Stopped as stopped:
+        print(stopped)
+        raise SystemExit(0 if stopped.signal == signal.SIGTERM else 130) from None
     except (DivergenceError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
 
