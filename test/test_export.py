@@ -1,7 +1,10 @@
 """The policy file: the trained network's answers, everything inside, and runnable anywhere."""
 
 import json
+from pathlib import Path
 
+from idql_ros.policy import Policy
+from idql_ros.spec import load
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,6 +15,7 @@ from training.checkpoint import save_checkpoint
 from training.export import export, ExportError, main
 from training.idql import IDQL, IDQLConfig
 
+POINTMAZE = Path(__file__).parents[1] / 'config' / 'robots' / 'pointmaze_medium.yaml'
 SPEC = json.dumps({'name': 'robot', 'third': 1 / 3, 'actions': []})
 
 
@@ -164,6 +168,27 @@ def test_command_line_exports_a_checkpoint_and_refuses_one_without_a_spec(tmp_pa
     main([str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'out' / 'p.onnx')])
     assert 'worst difference' in capsys.readouterr().out
     assert (tmp_path / 'out' / 'p.onnx').exists()
+    arguments = [str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'p.onnx')]
+    with pytest.raises(SystemExit, match='error: .*expected one spec, found one in it and'):
+        main([*arguments, '--spec', str(POINTMAZE)])
     save_checkpoint(tmp_path / 'checkpoint.pt', content | {'spec_json': None})
-    with pytest.raises(SystemExit, match='error: .*expected a spec, found none'):
-        main([str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'p.onnx')])
+    with pytest.raises(SystemExit, match='error: .*expected one spec, found none'):
+        main(arguments)
+    with pytest.raises(SystemExit, match='error: .*found 2 and 2'):
+        main([*arguments, '--spec', str(POINTMAZE)])
+    assert not (tmp_path / 'p.onnx').exists()
+
+
+def test_spec_can_be_given_for_a_dataset_that_has_none(tmp_path):
+    torch.manual_seed(0)
+    config = IDQLConfig(
+        actor_width=16, actor_blocks=1, critic_hidden=(16,), value_hidden=(16,))
+    idql = IDQL(config, torch.zeros(2), torch.ones(2), torch.zeros(2), 2 * torch.ones(2))
+    save_checkpoint(tmp_path / 'checkpoint.pt', {
+        'config': {'idql': vars(idql.config)}, 'spec_json': None, 'provenance': {}, 'step': 0,
+        'model': idql.state_dict(),
+        'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
+    })
+    main([str(tmp_path / 'checkpoint.pt'), '--spec', str(POINTMAZE), '--output',
+          str(tmp_path / 'p.onnx')])
+    assert Policy(tmp_path / 'p.onnx').spec == load(POINTMAZE)

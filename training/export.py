@@ -16,6 +16,7 @@ from typing import Any
 import warnings
 
 from idql_ros.policy import FORMAT_VERSION, METADATA_KEY
+from idql_ros.spec import load
 import numpy as np
 import onnx
 import onnxruntime
@@ -211,6 +212,25 @@ def _share_of_range(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / extent)
 
 
+def _spec_json(checkpoint: Path, stored: str | None, path: Path | None, idql: IDQL) -> str:
+    """Return the one spec there is for a checkpoint, stored with it or given as a file."""
+    if (stored is None) == (path is None):
+        raise ExportError(
+            f'{checkpoint}: expected one spec, found '
+            + ('none: the dataset has none; give one with --spec, or convert the bags with one'
+               if path is None else f'one in it and {path}: the data was converted with the first')
+        )
+    if path is None:
+        return stored
+    spec = load(path)
+    if (spec.observation_size, spec.action_size) != (idql.observation_size, idql.action_size):
+        raise ExportError(
+            f'{path}: expected {idql.observation_size} observations and {idql.action_size} '
+            f'actions as {checkpoint} has, found {spec.observation_size} and {spec.action_size}'
+        )
+    return spec.to_json()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export a checkpoint as the command line says.
 
@@ -223,16 +243,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('checkpoint', type=Path, help='checkpoint.pt in the output folder')
     parser.add_argument('--output', type=Path, required=True, help='policy file, such as p.onnx')
+    parser.add_argument(
+        '--spec', type=Path, help='spec (.yaml), for a checkpoint of a dataset that has none')
     options = parser.parse_args(arguments)
     try:
         content = read_checkpoint(options.checkpoint)
-        if content['spec_json'] is None:
-            raise ExportError(
-                f'{options.checkpoint}: expected a spec, found none: the dataset has none; '
-                'convert the bags with a spec, or call training.export.export with one'
-            )
         idql = load_checkpoint(options.checkpoint)
-        print(export(idql, content['spec_json'], content['provenance'], options.output))
+        spec_json = _spec_json(options.checkpoint, content['spec_json'], options.spec, idql)
+        print(export(idql, spec_json, content['provenance'], options.output))
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
 
