@@ -70,6 +70,7 @@ class MessageError(ValueError):
     """A message that does not hold what the spec says; names topic, field and what there is."""
 
 
+@functools.cache
 def ros_class(message_type: str) -> type:
     """Return the class of the installed ROS for a type such as `nav_msgs/msg/Odometry`.
 

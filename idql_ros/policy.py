@@ -63,6 +63,13 @@ def default_path() -> pathlib.Path:
             f'({error}); name a policy file') from error
 
 
+def _generator(seed: int, tick_ns: int, purpose: int) -> np.random.Generator:
+    # The counter runs up from its first word: neither ticks nor purposes ever meet.
+    return np.random.Generator(np.random.Philox(
+        key=np.array([seed, 0], np.uint64),
+        counter=np.array([0, 0, tick_ns, purpose], np.uint64)))
+
+
 def draw_noise(
         seed: int, tick_ns: int, steps: int, candidates: int, action_size: int) -> np.ndarray:
     """Return the noise (1, T, N, A) float32 of a tick: a pure function of its arguments.
@@ -70,8 +77,7 @@ def draw_noise(
     Drawn from Philox, a counter-based generator: the seed is its key, the tick its counter (Salmon
     et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011).
     """
-    generator = np.random.Generator(np.random.Philox(
-        key=np.array([seed, 0], np.uint64), counter=np.array([0, 0, tick_ns, 0], np.uint64)))
+    generator = _generator(seed, tick_ns, 0)
     return generator.standard_normal((1, steps, candidates, action_size), np.float32)
 
 
@@ -80,9 +86,7 @@ def draw_uniform(seed: int, tick_ns: int) -> float:
 
     The counter's last word keeps it apart from the tick's diffusion noise.
     """
-    generator = np.random.Generator(np.random.Philox(
-        key=np.array([seed, 0], np.uint64), counter=np.array([0, 0, tick_ns, 1], np.uint64)))
-    return float(generator.random())
+    return float(_generator(seed, tick_ns, 1).random())
 
 
 def implicit_weights(u: np.ndarray, critic_loss: str, parameter: float) -> np.ndarray:
@@ -303,8 +307,9 @@ class Policy:
         noise[:, 1:] *= np.float32(sampling_temperature)
         actions, q, v = self._session.run(
             ['candidates', 'q', 'v'], {'observations': observation[None], 'noise': noise})
+        uniform = 0.0 if extraction == 'greedy' else draw_uniform(seed, tick_ns)
         chosen = choose(
-            q[0], float(v[0]), extraction, uniform=draw_uniform(seed, tick_ns),
+            q[0], float(v[0]), extraction, uniform=uniform,
             critic_loss=self.critic_loss, critic_parameter=self.critic_parameter,
             temperature=temperature)
         # The guard refuses an action whose Q is not finite; here the choice rests on V as well.

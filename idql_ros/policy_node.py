@@ -507,7 +507,7 @@ class PolicyNode(LifecycleNode):
         self._counts['stops'] += 1
         # Told when the reason changes, not when a number in it does; at most once a second.
         if _without_numbers(reasons) != _without_numbers(self._stop_reasons) and (
-                self._steady_s() - self._logged_s > 1.0 or not self._counts['stops'] > 1):
+                self._steady_s() - self._logged_s > 1.0 or self._counts['stops'] == 1):
             self._logged_s = self._steady_s()
             self.get_logger().warning(f'stopped: {"; ".join(reasons)}')
         self._stop_reasons = reasons
