@@ -113,6 +113,12 @@ class Robot:
         self.odometry.publish(message)
         return stamp_ns
 
+    def publish_for(self, seconds, **position):
+        """Publish odometry at 50 Hz for some time."""
+        for _ in range(round(seconds / 0.02)):
+            self.publish_odometry(**position)
+            self.spin_for(0.02)
+
     def drive(self, condition, what, limit_s=20.0, **position):
         """Publish odometry at 50 Hz until `condition()`."""
         next_s = time.monotonic()

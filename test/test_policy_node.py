@@ -60,9 +60,7 @@ def test_silent_until_active_and_after_deactivation(robot, fast_policy, tmp_path
                          tmp_path / 'node.log') as process:
         assert robot.change_state(Transition.TRANSITION_CONFIGURE)
         robot.spin_until(lambda: robot.node.count_publishers('cmd_vel') == 1, 'its publisher')
-        for _ in range(20):
-            robot.publish_odometry()
-            robot.spin_for(0.02)
+        robot.publish_for(0.4)
         assert robot.commands == []
         assert robot.change_state(Transition.TRANSITION_ACTIVATE)
         robot.drive(lambda: len(robot.commands) >= 3, 'commands')
@@ -70,9 +68,7 @@ def test_silent_until_active_and_after_deactivation(robot, fast_policy, tmp_path
         robot.spin_for(0.2)
         assert is_stop(robot.commands[-1])
         robot.commands.clear()
-        for _ in range(20):
-            robot.publish_odometry()
-            robot.spin_for(0.02)
+        robot.publish_for(0.4)
         assert robot.commands == []
         assert robot.change_state(Transition.TRANSITION_ACTIVATE)
         robot.drive(lambda: len(robot.commands) >= 3, 'commands after a second activation')
@@ -136,9 +132,7 @@ def test_dry_run_sends_nothing_and_shows_what_it_would_send(robot, fast_policy, 
         robot.spin_for(0.2)
         assert is_stop(robot.commands[-1])
         robot.commands.clear()
-        for _ in range(20):
-            robot.publish_odometry()
-            robot.spin_for(0.02)
+        robot.publish_for(0.4)
         assert robot.commands == []
 
 
@@ -188,9 +182,7 @@ def test_an_invalid_message_is_answered_with_the_stop(robot, active, what, expec
     robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
     robot.drive(lambda: robot.commands and is_stop(robot.commands[-1]), 'the stop', **what)
     robot.commands.clear()
-    for _ in range(20):
-        robot.publish_odometry(**what)
-        robot.spin_for(0.02)
+    robot.publish_for(0.4, **what)
     assert robot.commands
     assert all(is_stop(c) for c in robot.commands)
     expect_reason(robot, expected, **what)
