@@ -6,13 +6,17 @@ units. Gymnasium and the simulators are imported when a factory is called.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import fractions
-import importlib
+import importlib.util
 import math
+import re
 from typing import Any
+import warnings
 
 from idql_ros import message as messages
+from idql_ros import spec as specs
 from idql_ros.guard import Guard
 from idql_ros.spec import Spec
 import numpy as np
@@ -33,28 +37,13 @@ def pointmaze_medium(**kwargs: Any) -> Any:
         **kwargs: passed to the environment, such as render_mode.
 
     Raises:
-        SimulationError: ogbench is not installed.
+        SimulationError: gymnasium or ogbench is not installed.
     """
-    try:
-        import gymnasium
-        import ogbench  # noqa: F401 (registers its environments)
-    except ImportError as error:
-        raise SimulationError(
-            f'pointmaze_medium needs ogbench ({error}): pip install ogbench') from error
-
-    class SeededReset(gymnasium.Wrapper):
-        """Makes `reset(seed=...)` fix the start, which OGBench draws from numpy's global state."""
-
-        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-            if seed is not None:
-                np.random.seed(seed)
-                self.env.unwrapped.action_space.seed(seed)
-            return self.env.reset(seed=seed, options=options)
-
-    env = gymnasium.make('pointmaze-medium-singletask-task1-v0',
-                         **{'success_timing': 'post', 'render_mode': None, **kwargs})
+    env = make('pointmaze-medium-singletask-task1-v0',
+               **{'success_timing': 'post', 'render_mode': None, **kwargs})
+    import gymnasium
     velocity = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32)
-    return SeededReset(gymnasium.wrappers.TransformAction(env, lambda v: 0.5 * v, velocity))
+    return gymnasium.wrappers.TransformAction(env, lambda v: 0.5 * v, velocity)
 
 
 # The environment of each robot in config/robots, for who names only the robot.
@@ -62,7 +51,11 @@ ROBOTS = {'pointmaze_medium': 'idql_ros.environments:pointmaze_medium'}
 
 
 def make(name: str, **kwargs: Any) -> Any:
-    """Return the environment of a `module:factory` or a Gymnasium id.
+    """Return the environment of a `module:factory` or an id of Gymnasium or OGBench.
+
+    Args:
+        name: Such as `my_package:my_robot`, `Hopper-v5` or `cube-single-singletask-task2-v0`.
+        **kwargs: passed to the environment.
 
     Raises:
         SimulationError: there is none of this name, or it cannot be made.
@@ -73,18 +66,115 @@ def make(name: str, **kwargs: Any) -> Any:
         if colon and factory_name.isidentifier():
             env = getattr(importlib.import_module(module_name), factory_name)(**kwargs)
         else:
-            import gymnasium
-            env = gymnasium.make(name, **kwargs)
+            env = _registered(name, **kwargs)
     except SimulationError:
         raise
     except Exception as error:  # whatever a foreign factory raises
         raise SimulationError(
             f'environment {name}: expected module:factory or a Gymnasium id, found '
-            f'{type(error).__name__}: {" ".join(str(error).split())}') from error
+            f'{type(error).__name__}: {" ".join(str(error).split())}'
+            + ('' if importlib.util.find_spec('ogbench') else
+               '; the environments of OGBench need ogbench: pip install ogbench')) from error
     if not hasattr(env, 'action_space'):
         raise SimulationError(
             f'environment {name}: expected a Gymnasium environment, found a {type(env).__name__}')
     return env
+
+
+def _registered(name: str, **kwargs: Any) -> Any:
+    """Return the environment of a registered id; `reset(seed=...)` fixes its start."""
+    import gymnasium
+
+    class SeededReset(gymnasium.Wrapper):
+        """Seeds what OGBench draws from beside the environment's own generator."""
+
+        def __init__(self, env: Any) -> None:
+            super().__init__(env)
+            # Its manipulation environments make a new space each time they are asked for one.
+            self.action_space = env.action_space
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            if seed is not None:
+                np.random.seed(seed)
+                self.action_space.seed(seed)
+            with _quiet():
+                return self.env.reset(seed=seed, options=options)
+
+    with _quiet():
+        if name not in gymnasium.registry:
+            with contextlib.suppress(ImportError):
+                import ogbench  # noqa: F401 (registers its environments)
+        env = gymnasium.make(name, **kwargs)
+        if type(env.unwrapped).__module__.startswith('ogbench.'):
+            env = SeededReset(env)
+    return env
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what says nothing about a simulation.
+
+    That there is a newer version (old data asks for the old one), that no window can be opened,
+    that a space is rounded to float32.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', DeprecationWarning)
+        warnings.simplefilter('ignore', UserWarning)
+        yield
+
+
+def identity(env: Any) -> str:
+    """Return an environment's id with its version, or its class where it has no id."""
+    return env.spec.id if env.spec else type(env.unwrapped).__qualname__
+
+
+def plain_spec(name: str) -> Spec:
+    """Return the spec for an environment that no robot stands behind.
+
+    Observation and action are one Float64MultiArray each, in the environment's own numbers; a
+    tick is one env.step.
+
+    Args:
+        name: of the environment, see `make`; what is no letter or digit becomes an underscore in
+            the spec's name.
+
+    Raises:
+        SimulationError: there is none of this name, or it cannot be described so.
+        SpecError: a spec cannot hold its rate or its limits.
+    """
+    env = make(name)
+    try:
+        size, action_size = (_flat_size(space, name) for space in (
+            env.observation_space, env.action_space))
+        rate = 1.0 / _step_seconds(env)
+        array = 'std_msgs/msg/Float64MultiArray'
+        lower, upper = env.action_space.low.tolist(), env.action_space.high.tolist()
+        spec = specs.parse({
+            'spec_version': specs.SPEC_VERSION, 'name': re.sub(r'\W', '_', name, flags=re.ASCII),
+            'rate': float(f'{rate:.12g}'), 'tick': 'timer',
+            'observations': [{
+                'name': 'observation', 'topic': 'observation', 'type': array,
+                'fields': [f'data[0:{size}]'], 'unit': '1', 'max_age': 2.0 / rate}],
+            'actions': [{
+                'name': 'action', 'topic': 'action', 'type': array,
+                'fields': [f'data[0:{action_size}]'],
+                'dimensions': [
+                    {'kind': 'increment', 'unit': '1', 'lower': low, 'upper': high, 'stop': 'zero'}
+                    for low, high in zip(lower, upper, strict=True)]}],
+        }, f'environment {name}')
+        SimulatedRobot(env, spec, seed=0)
+    finally:
+        env.close()
+    return spec
+
+
+def _flat_size(space: Any, name: str) -> int:
+    """Return how many numbers a flat Box of floats has; raise SimulationError for another."""
+    shape = getattr(space, 'shape', None) or ()
+    if len(shape) != 1 or np.dtype(space.dtype).kind != 'f' or not hasattr(space, 'low'):
+        raise SimulationError(
+            f'environment {name}: expected flat spaces of floating-point numbers, found {space}')
+    return shape[0]
 
 
 def _step_seconds(env: Any) -> float:
@@ -94,6 +184,8 @@ def _step_seconds(env: Any) -> float:
         SimulationError: the environment does not state it.
     """
     step = getattr(env.unwrapped, 'dt', None)
+    if step is None and hasattr(env.unwrapped, 'control_timestep'):  # OGBench's manipulation
+        step = env.unwrapped.control_timestep()
     if step is None and env.metadata.get('render_fps'):
         step = 1.0 / env.metadata['render_fps']
     if step is None or not 0.0 < step < math.inf:
@@ -115,6 +207,7 @@ class SimulatedRobot:
         episode, step: where the simulation is.
         total_reward, success, length: of the running episode; length in env.steps.
         over: whether the episode is over.
+        terminated: whether the environment ended it, and not a limit of its length.
     """
 
     def __init__(self, env: Any, spec: Spec, seed: int,
@@ -154,7 +247,7 @@ class SimulatedRobot:
         limit = getattr(env.spec, 'max_episode_steps', None) or 10**6
         self._ticks_per_episode = limit // self.steps_per_tick + 2
         self.episode, self.step = -1, 0
-        self.over = True
+        self.over, self.terminated = True, False
         self.total_reward, self.success, self.length = 0.0, False, 0
 
     def _check_messages(self) -> None:
@@ -194,7 +287,8 @@ class SimulatedRobot:
     def reset(self, episode: int) -> None:
         """Start an episode (0, 1, ...)."""
         self.episode, self.step = episode, 0
-        self.over, self.total_reward, self.success, self.length = False, 0.0, False, 0
+        self.over = self.terminated = False
+        self.total_reward, self.success, self.length = 0.0, False, 0
         self._observation, _ = self.env.reset(seed=self._seed + episode)
         self._guard.reset()
         self._stopped: np.ndarray | None = None
@@ -230,7 +324,8 @@ class SimulatedRobot:
         self.length += 1
         self.total_reward += float(reward)
         self.success = self.success or bool(info.get('success', False))
-        self.over = bool(terminated or truncated)
+        self.terminated = bool(terminated)
+        self.over = self.terminated or bool(truncated)
 
     def stop_action(self) -> np.ndarray | None:
         """Return what the robot does by itself when commands stay away: the spec's stop (A,).

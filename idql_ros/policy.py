@@ -7,6 +7,7 @@ so a seed fixes every action, in evaluation and on the robot alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
 import json
@@ -20,12 +21,15 @@ import numpy as np
 FORMAT_VERSION = 1
 METADATA_KEY = 'idql_ros'
 MAX_FILE_BYTES = 512 * 2**20
-MAX_CANDIDATES = 4096
+MAX_CANDIDATES = 65536
 MAX_SOFTMAX_TEMPERATURE = 1e6
 MAX_SAMPLING_TEMPERATURE = 2.0
 
 Extraction = Literal['greedy', 'implicit', 'softmax']
 CriticLoss = Literal['expectile', 'quantile', 'exponential']
+
+# Candidates in one run of the graph: bounds the memory that they take on their way through it.
+_CANDIDATES_A_RUN = 4096
 
 # The exponential loss cuts its factor exp(alpha u) here, in training and in the weight.
 LARGEST_EXPONENTIAL = 6.0
@@ -210,6 +214,9 @@ class Policy:
         metadata = self._read_metadata()
         self.spec = self._read_spec(metadata)
         self.provenance: dict[str, Any] = metadata.get('provenance', {})
+        if not isinstance(self.provenance, dict):
+            raise PolicyError(f'{path}: provenance: expected a mapping, found a '
+                              f'{type(self.provenance).__name__}')
         self._steps, self.candidates = self._check_sizes(metadata)
         self.critic_loss, self.critic_parameter = self._check_critic(metadata['model'])
 
@@ -286,11 +293,24 @@ class Policy:
     def decide(self, observation: np.ndarray, tick_ns: int, seed: int,
                candidates: int, *, extraction: Extraction = 'greedy', temperature: float = 1.0,
                sampling_temperature: float = 1.0) -> Decision:
-        """Choose the action for one observation.
+        """Choose the action for one observation: `decide_batch` of one."""
+        decision, = self.decide_batch(
+            observation[None], [tick_ns], seed, candidates, extraction=extraction,
+            temperature=temperature, sampling_temperature=sampling_temperature)
+        return decision
+
+    def decide_batch(
+            self, observations: np.ndarray, ticks_ns: Sequence[int], seed: int,
+            candidates: int, *, extraction: Extraction = 'greedy', temperature: float = 1.0,
+            sampling_temperature: float = 1.0) -> list[Decision]:
+        """Choose the action for each of several observations.
+
+        The noise of each is that of its own tick. What stands beside it in a batch may change
+        the last bits of its candidates, Q and V, as the order of sums does.
 
         Args:
-            observation: (O,) float32, finite.
-            tick_ns: the tick's time, 0 or more.
+            observations: (B, O) float32, finite.
+            ticks_ns: B times of ticks, 0 or more.
             seed: 0 to 2^64 - 1.
             candidates: N, how many actions are drawn; 1 is a sample of the behaviour policy.
             extraction: how one of them is chosen, see `choose`; 'greedy' and 'implicit' are those
@@ -303,20 +323,38 @@ class Policy:
             PolicyError: The extraction is unknown or a temperature out of its range.
         """
         check_extraction(extraction, temperature, sampling_temperature)
-        noise = draw_noise(seed, tick_ns, self._steps, candidates, self.spec.action_size)
-        noise[:, 1:] *= np.float32(sampling_temperature)
-        actions, q, v = self._session.run(
-            ['candidates', 'q', 'v'], {'observations': observation[None], 'noise': noise})
-        uniform = 0.0 if extraction == 'greedy' else draw_uniform(seed, tick_ns)
-        chosen = choose(
-            q[0], float(v[0]), extraction, uniform=uniform,
-            critic_loss=self.critic_loss, critic_parameter=self.critic_parameter,
-            temperature=temperature)
-        # The guard refuses an action whose Q is not finite; here the choice rests on V as well.
-        rated = extraction != 'implicit' or np.isfinite(v[0])
-        return Decision(
-            actions[0, chosen], float(q[0, chosen]) if rated else math.nan, float(v[0]),
-            actions[0], q[0])
+        rows = max(1, _CANDIDATES_A_RUN // candidates)
+        decisions = []
+        for first in range(0, len(ticks_ns), rows):
+            ticks = ticks_ns[first:first + rows]
+            noise = np.concatenate([
+                draw_noise(seed, tick_ns, self._steps, candidates, self.spec.action_size)
+                for tick_ns in ticks])  # (b, T, N, A)
+            noise[:, 1:] *= np.float32(sampling_temperature)
+            for tick_ns, actions, q, v in zip(
+                    ticks, *self._run(observations[first:first + rows], noise), strict=True):
+                uniform = 0.0 if extraction == 'greedy' else draw_uniform(seed, tick_ns)
+                chosen = choose(
+                    q, float(v), extraction, uniform=uniform, critic_loss=self.critic_loss,
+                    critic_parameter=self.critic_parameter, temperature=temperature)
+                # The guard refuses an action whose Q is not finite; here the choice rests on V
+                # as well.
+                rated = extraction != 'implicit' or np.isfinite(v)
+                decisions.append(Decision(
+                    actions[chosen], float(q[chosen]) if rated else math.nan, float(v), actions,
+                    q))
+        return decisions
+
+    def _run(
+            self, observations: np.ndarray, noise: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return candidates (B, N, A), q (B, N) and v (B,) for noise (B, T, N, A)."""
+        runs = -(-noise.shape[2] // _CANDIDATES_A_RUN)
+        actions, q, v = zip(*(
+            self._session.run(
+                ['candidates', 'q', 'v'], {'observations': observations, 'noise': part})
+            for part in np.array_split(noise, runs, axis=2)), strict=True)
+        return np.concatenate(actions, axis=1), np.concatenate(q, axis=1), v[0]
 
 
 def _open(path: str | pathlib.Path, content: bytes, threads: int) -> Any:

@@ -1,7 +1,9 @@
 """Simulated robots: seeded starts, stamps of their own, and environments that do not fit."""
 
 import copy
+import json
 from pathlib import Path
+import re
 
 from idql_ros import environments
 from idql_ros import message as messages
@@ -90,7 +92,9 @@ def test_maze_ends_with_success_at_the_goal_and_not_before(maze):
     maze.unwrapped.set_xy(np.array(maze.unwrapped.cur_goal_xy))
     robot.advance(np.zeros(2, np.float32))
     assert (robot.over, robot.success, robot.total_reward, robot.length) == (True, True, -1.0, 2)
+    assert robot.terminated
     robot.reset(1)
+    assert not robot.terminated
     assert (robot.over, robot.success, robot.total_reward, robot.length) == (False, False, 0.0, 0)
 
 
@@ -208,6 +212,19 @@ def test_stop_that_holds_what_is_measured_does_not_follow_a_sagging_arm():
     assert np.array_equal(robot.stop_action(), robot.env.state.astype(np.float32))
 
 
+def test_episode_that_is_cut_is_over_and_not_terminated():
+    slider = Slider()
+    slider.spec = gymnasium.envs.registration.EnvSpec('Slider-v0')
+    robot = started(gymnasium.wrappers.TimeLimit(slider, 3))
+    found = []
+    while not robot.over:
+        assert not robot.terminated
+        robot.advance(np.zeros(2, np.float32))
+        found.append(robot.over)
+    assert found == [False, False, True]
+    assert not robot.terminated
+
+
 @pytest.mark.parametrize(('env', 'spec', 'reason'), [
     (Slider(size=3), slider_spec(), 'with 2 observation numbers, .*found the space'),
     (Slider(kind=np.int64), slider_spec(), 'with 2 observation numbers'),
@@ -255,5 +272,81 @@ def test_factory_of_something_else_is_refused():
         environments.make('os:getcwd')
 
 
-def test_gymnasium_ids_are_made():
-    assert environments.make('Pendulum-v1').unwrapped.spec.id == 'Pendulum-v1'
+def slow_box():
+    """Return an environment whose rate no spec can state: a step of 3 / 100 s."""
+    return Slider(dt=0.03)
+
+
+def unbounded():
+    """Return an environment whose actions have no limits."""
+    return Slider(limit=np.inf)
+
+
+@pytest.mark.parametrize(('name', 'rate', 'sizes'), [
+    ('Pendulum-v1', 20.0, (3, 1)), ('Hopper-v4', 125.0, (11, 3)), ('Hopper-v5', 125.0, (11, 3)),
+    ('Walker2d-v4', 125.0, (17, 6)), ('HalfCheetah-v4', 20.0, (17, 6)),
+    ('cube-single-singletask-task2-v0', 20.0, (28, 5)),
+    ('scene-singletask-task2-v0', 20.0, (40, 5)),
+    ('puzzle-3x3-singletask-task4-v0', 20.0, (55, 5)),
+    ('antmaze-large-singletask-task1-v0', 10.0, (29, 8)),
+    ('pointmaze-medium-singletask-task1-v0', 10.0, (2, 2))])
+def test_environment_without_a_robot_has_a_spec_a_known_rate_and_starts_that_a_seed_fixes(
+        tmp_path, monkeypatch, name, rate, sizes):
+    if '-singletask-' in name:
+        pytest.importorskip('ogbench', reason='ogbench is not installed')
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes a log
+    spec = environments.plain_spec(name)
+    assert specs.parse(json.loads(spec.to_json()), 'written') == spec
+    assert (spec.rate, spec.tick, spec.name) == (rate, 'timer', name.replace('-', '_'))
+    assert (spec.observation_size, spec.action_size) == sizes
+
+    def episodes(order):
+        env = environments.make(name)
+        assert environments.identity(env) == name
+        for dimension, low, high in zip(
+                spec.dimensions, env.action_space.low, env.action_space.high, strict=True):
+            assert (dimension.lower, dimension.upper, dimension.stop) == (low, high, 'zero')
+        robot = SimulatedRobot(env, spec, seed=0)
+        assert robot.steps_per_tick == 1
+        found = {}
+        for episode in order:
+            robot.reset(episode)
+            rng = np.random.default_rng(episode)
+            rows = []
+            while not robot.over and len(rows) < 5:
+                rows.append(messages.read(
+                    spec.observations[0], robot.observe()['observation']).tobytes())
+                robot.advance(rng.uniform(-0.5, 0.5, spec.action_size).astype(np.float32))
+            found[episode] = rows
+        return found
+
+    np.random.seed(1)
+    forward = episodes([0, 1, 2])
+    np.random.seed(2)
+    assert episodes([2, 0, 1]) == forward
+    assert len({rows[0] for rows in forward.values()}) == 3
+
+
+@pytest.mark.parametrize(('name', 'error', 'reason'), [
+    ('CartPole-v1', SimulationError, 'flat spaces of floating-point numbers, found Discrete'),
+    ('NoSuchEnvironment-v0', SimulationError, 'expected module:factory or a Gymnasium id'),
+    (f'{__name__}:slow_box', SimulationError, 'rate: expected a whole number of steps'),
+    (f'{__name__}:unbounded', specs.SpecError, 'dimensions.0..lower: expected a finite number'),
+])
+def test_environment_that_a_plain_spec_cannot_describe_is_refused(name, error, reason):
+    with pytest.raises(error, match=reason) as refused:
+        environments.plain_spec(name)
+    assert '\n' not in str(refused.value)
+
+
+def test_identity_says_the_version_or_the_class():
+    # Without a version Gymnasium takes the newest.
+    assert re.fullmatch(r'Pendulum-v\d+', environments.identity(environments.make('Pendulum')))
+    assert environments.identity(Slider()) == 'Slider'
+
+
+def test_environments_are_made_and_reset_without_warnings_that_say_nothing(recwarn):
+    pytest.importorskip('ogbench', reason='ogbench is not installed')
+    for name in ('Hopper-v4', 'cube-single-singletask-task2-v0'):
+        environments.make(name).reset(seed=0)
+    assert not [str(warning.message) for warning in recwarn]

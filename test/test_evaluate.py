@@ -1,13 +1,22 @@
 """Scores of a policy file: repeatable, alone on a robot's machine, and honest about chance."""
 
+import contextlib
+import functools
 import json
+import multiprocessing
+import os
 from pathlib import Path
+import random
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+gymnasium = pytest.importorskip('gymnasium', reason='gymnasium is not installed')
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
 pytest.importorskip('ogbench', reason='ogbench is not installed')
 pytest.importorskip('tyro', reason='tyro is not installed')
@@ -35,6 +44,30 @@ def run(*arguments, code=None):
 def short_maze(**kwargs):
     """Return the maze with an end that is near."""
     return environments.pointmaze_medium(max_episode_steps=30, **kwargs)
+
+
+def maze_of_random_speed():
+    """Return the short maze, each step of which takes another time."""
+    class Slowed(gymnasium.Wrapper):
+        def step(self, action):
+            time.sleep(0.005 * random.random())
+            return super().step(action)
+
+    return Slowed(short_maze())
+
+
+def maze_that_ends_its_worker():
+    """Return the maze in the test's process, and end any other that wants it."""
+    if multiprocessing.parent_process() is not None:
+        os._exit(3)
+    return short_maze()
+
+
+def maze_that_fails_in_a_worker():
+    """Return the maze in the test's process, and refuse another."""
+    if multiprocessing.parent_process() is not None:
+        raise environments.SimulationError('out of mazes')
+    return short_maze()
 
 
 def constant(action, q=1.0):
@@ -77,20 +110,174 @@ def test_scoring_a_file_twice_gives_identical_episodes():
     assert np.array_equal(shifted.observations[0], first[1].observations[0])
 
 
-def test_extraction_and_temperatures_reach_the_decisions():
-    opened, asked = Policy(DEFAULT), []
-    decide = opened.decide
+@pytest.mark.parametrize('parallel', [1, 2])
+def test_extraction_and_temperatures_reach_the_decisions(parallel):
+    opened, maze = Policy(DEFAULT), f'{__name__}:short_maze'
+    robot = environments.SimulatedRobot(short_maze(), ROBOT, seed=5)
+    for settings in (('implicit', 1.0, 1.0), ('softmax', 3.0, 0.5)):
+        found = evaluate.evaluate(opened, maze, 2, 5, 8, 'test', *settings, parallel)
+        names = ('extraction', 'temperature', 'sampling_temperature')
+        decide = functools.partial(
+            opened.decide, seed=5, candidates=8, **dict(zip(names, settings, strict=True)))
+        for episode, result in enumerate(found):
+            expected = evaluate.run_episode(robot, episode, decide)
+            assert result.q == pytest.approx(expected.q, abs=1e-3)
+            assert result.observations == pytest.approx(expected.observations, abs=1e-3)
 
-    def spy(*arguments, **keywords):
-        asked.append(keywords)
-        return decide(*arguments, **keywords)
 
-    opened.decide = spy
-    evaluate.evaluate(opened, MAZE, 1, 0, 2, 'test', extraction='implicit',
-                      softmax_temperature=3.0, sampling_temperature=0.5)
-    assert asked and all(keywords == {
-        'extraction': 'implicit', 'temperature': 3.0, 'sampling_temperature': 0.5}
-        for keywords in asked)
+def test_robots_at_a_time_change_the_rounding_of_a_decision_and_nothing_else():
+    # Of decisions: 2e-4, see test_policy. On the way through an episode of 33 ticks they add up.
+    opened, episodes = Policy(DEFAULT), 6
+    alone = evaluate.evaluate(opened, MAZE, episodes, 3, 32, 'test')
+    for parallel in (4, 100):
+        together = evaluate.evaluate(opened, MAZE, episodes, 3, 32, 'test', parallel=parallel)
+        for one, other in zip(alone, together, strict=True):
+            assert (one.success, one.length) == (other.success, other.length)
+            assert one.total_reward == pytest.approx(other.total_reward, abs=1e-3)
+            assert one.observations == pytest.approx(other.observations, abs=1e-3)
+            assert one.q == pytest.approx(other.q, abs=1e-3)
+    assert len({result.length for result in alone}) > 1  # they did not end at once
+
+
+def test_results_of_robots_at_a_time_do_not_depend_on_who_is_faster():
+    class Recording(Policy):
+        def decide_batch(self, observations, ticks_ns, *arguments, **settings):
+            self.batches.append(ticks_ns)
+            return super().decide_batch(observations, ticks_ns, *arguments, **settings)
+
+    runs = []
+    for _ in range(2):
+        opened = Recording(DEFAULT)
+        opened.batches = []
+        results = evaluate.evaluate(
+            opened, f'{__name__}:maze_of_random_speed', 5, 3, 8, 'test', parallel=3)
+        runs.append((opened.batches, [
+            (result.observations.tobytes(), result.q.tobytes()) for result in results]))
+    assert runs[0] == runs[1]
+    # Six ticks of three episodes together, and of the remaining two.
+    assert [len(batch) for batch in runs[0][0]] == 6 * [3] + 6 * [2]
+
+
+@pytest.mark.parametrize(('maze', 'reason'), [
+    ('maze_that_ends_its_worker', 'expected 2 processes that simulate it, found one that ended'),
+    ('maze_that_fails_in_a_worker', '^out of mazes$')])
+def test_end_of_a_process_ends_the_evaluation_with_its_reason(maze, reason):
+    with pytest.raises(environments.SimulationError, match=reason):
+        evaluate.evaluate(Policy(DEFAULT), f'{__name__}:{maze}', 2, 0, 1, 'test', parallel=2)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('ending', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupt_leaves_no_process_and_no_scores(tmp_path, ending):
+    child = subprocess.Popen(
+        [sys.executable, '-m', 'training.evaluate', DEFAULT, '--episodes', '1000', '--parallel',
+         '2', '--json-file', tmp_path / 'scores.json'], cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, start_new_session=True,
+        # A shell without job control lets what it starts in the background ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    try:
+        seen = b''
+        while not re.search(rb' [1-9]\d*/1000', seen):  # it is under way
+            part = child.stderr.read1()
+            assert part, seen
+            seen += part
+        if ending == signal.SIGINT:  # a terminal sends it to all of them
+            os.killpg(child.pid, ending)
+        else:
+            child.send_signal(ending)
+        # Read to the end: the workers hold the other end of this pipe as long as they live.
+        seen += child.stderr.read()
+        assert child.wait() == (1 if ending != signal.SIGKILL else -signal.SIGKILL)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.stderr.close()
+        child.wait()
+    if ending != signal.SIGKILL:
+        assert seen.decode().endswith('error: interrupted; nothing was written\n')
+    assert b'Traceback' not in seen
+    assert not list(tmp_path.iterdir())
+
+
+def of_d4rl(name):
+    """Return an environment of a class that the package d4rl defines, which is not for here."""
+    env = type('AntMazeEnv', (gymnasium.Env,), {'__module__': 'd4rl.locomotion.ant'})()
+    env.spec = gymnasium.envs.registration.EnvSpec(name)
+    return env
+
+
+def adapted(env):
+    """Return an environment as an adapter of Gym's for Gymnasium wraps it."""
+    outer = gymnasium.Env()
+    outer.gym_env = env
+    return outer
+
+
+@pytest.mark.parametrize(('dataset', 'environment', 'reason'), [
+    ('hopper-medium-v2.hdf5', 'Hopper-v4', None),
+    ('hopper-medium-v2.hdf5', 'Hopper-v5', "hopper-medium-v2.hdf5 is D4RL's .* Hopper-v5 is not"),
+    ('halfcheetah_full_replay-v2.hdf5', 'HalfCheetah-v5', 'HalfCheetah-v5 is not comparable'),
+    ('mujoco/hopper/medium-v0', 'Hopper-v5', None),
+    ('mujoco/hopper/medium-v0', 'Hopper-v4', "Minari's, not D4RL's.* Hopper-v4 is not comparable"),
+    ('my_robot.hdf5', 'Pendulum-v1', None),
+    ('demo/pointmaze_medium-v0', 'pointmaze-medium-singletask-task1-v0', None),
+    (None, 'Hopper-v5', None),
+])
+def test_score_that_compares_with_no_published_one_says_so(
+        tmp_path, monkeypatch, dataset, environment, reason):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes a log
+    provenance = {} if dataset is None else {'dataset': dataset}
+    found = evaluate.comparability(provenance, environments.make(environment))
+    assert found is None if reason is None else re.search(reason, found)
+
+
+@pytest.mark.parametrize('dataset', [
+    'antmaze-large-play-v2.hdf5',
+    'Ant_maze_hardest-maze_noisy_multistart_True_multigoal_True_sparse_fixed.hdf5'])
+def test_data_of_d4rls_antmaze_is_scored_in_its_own_environment_only(dataset):
+    provenance = {'dataset': dataset, 'dataset_metadata': {'layout': 'D4RL v2'}}
+    for env in (of_d4rl('antmaze-large-play-v2'), adapted(of_d4rl('antmaze-large-play-v2'))):
+        assert evaluate.comparability(provenance, env) is None
+    # Of the same sizes, and another task.
+    other = environments.make('antmaze-large-singletask-task1-v0')
+    with pytest.raises(environments.SimulationError, match="D4RL's package.* found antmaze-"):
+        evaluate.comparability(provenance, other)
+
+
+def with_provenance(path, provenance, name='pointmaze_medium'):
+    """Write the default policy with another provenance and robot's name."""
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    model = onnx.load(DEFAULT)
+    entry, = (entry for entry in model.metadata_props if entry.key == 'idql_ros')
+    metadata = json.loads(entry.value) | {'provenance': provenance}
+    metadata['spec']['name'] = name
+    entry.value = json.dumps(metadata)
+    onnx.save(model, path)
+    return path
+
+
+def test_data_of_d4rls_antmaze_is_refused_before_anything_is_simulated(tmp_path):
+    path = with_provenance(tmp_path / 'ant.onnx', {'dataset': 'antmaze-umaze-v2.hdf5'})
+    with pytest.raises(environments.SimulationError, match='^antmaze-umaze-v2.hdf5: expected'):
+        evaluate.evaluate(Policy(path), MAZE, 1, 0, 1, 'test')
+    found = run(path, '--episodes', '1')
+    assert found.returncode == 1 and found.stdout == ''
+    assert found.stderr.startswith('error: antmaze-umaze-v2.hdf5: expected')
+
+
+@pytest.mark.parametrize(('environment', 'reason'), [
+    (None, 'no environment is known for the robot other: give --environment'),
+    ('os:abort', 'expected the id of an environment, found os:abort, which would run code'),
+    ('NoSuch-v0', 'environment NoSuch-v0: expected module:factory')])
+def test_file_cannot_say_which_code_runs(tmp_path, environment, reason):
+    path = with_provenance(
+        tmp_path / 'other.onnx', {} if environment is None else {'environment': environment},
+        name='other')
+    found = run(path, '--episodes', '1')
+    assert found.returncode == 1
+    line, = found.stderr.strip().split('\n')
+    assert line.startswith('error: ') and reason in line
 
 
 def test_policy_is_asked_once_a_tick_with_the_observation_and_time_of_the_tick():
@@ -172,15 +359,6 @@ def test_summary_counts_every_episode():
                      'mean_return': -15.0, 'returns': [-10.0, -20.0], 'lengths': [11, 20]}
 
 
-def test_text_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / 'summary.json'
-    evaluate.write_text(path, 'first')
-    assert [file.name for file in tmp_path.iterdir()] == ['summary.json']
-    with pytest.raises(UnicodeEncodeError):
-        evaluate.write_text(path, 'second \ud800')
-    assert path.read_text() == 'first'
-
-
 def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable(tmp_path):
     file = tmp_path / 'alone' / 'policy.onnx'
     file.parent.mkdir()
@@ -195,17 +373,21 @@ def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable
             'sys.argv[0] = "evaluate"\n'
             'runpy.run_module("training.evaluate", run_name="__main__")\n')
     found = run(file, '--episodes', '2', '--seed', '5', '--candidates', '3', '--extraction',
-                'implicit', '--sampling-temperature', '0.5', '--json-file', scores, code=code)
+                'implicit', '--sampling-temperature', '0.5', '--parallel', '1', '--json-file',
+                scores, code=code)
     assert found.returncode == 0, found.stderr
     assert (f'{file} in {MAZE}, 2 episodes from seed 5, extraction implicit, softmax temperature '
-            '1, sampling temperature 0.5') in found.stdout
-    assert 'N =    3: success' in found.stdout
+            '1, sampling temperature 0.5, 1 at a time') in found.stdout
+    score, = (line for line in found.stdout.splitlines() if line.startswith('N =    3: success'))
+    assert score.endswith(' in pointmaze-medium-singletask-task1-v0')
     written = json.loads(scores.read_text())
     assert written['sha256'] == Policy(file).digest
     # What the program reports is what the function gives.
     results = evaluate.evaluate(Policy(DEFAULT), MAZE, 2, 5, 3, 'test', 'implicit', 1.0, 0.5)
     assert written['extraction'] == 'implicit' and written['sampling_temperature'] == 0.5
     assert written['candidates']['3']['returns'] == [r.total_reward for r in results]
+    assert written['environment_id'] == 'pointmaze-medium-singletask-task1-v0'
+    assert (written['parallel'], written['warning']) == (1, None)
 
 
 @pytest.mark.parametrize(('arguments', 'code', 'reason'), [
@@ -215,8 +397,9 @@ def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable
     ([DEFAULT, '--environment', 'Pendulum-v1'], 1, 'expected an environment with 2 observation'),
     ([DEFAULT, '--environment', 'os:getcwd'], 1, 'environment os:getcwd: expected a Gymnasium'),
     ([DEFAULT, '--episodes', '0'], 1, 'expected 1 episode or more'),
-    ([DEFAULT, '--candidates', '0'], 1, '1 to 4096 candidates, found 50 and [0]'),
-    ([DEFAULT, '--candidates', '1000000000'], 1, '1 to 4096 candidates'),
+    ([DEFAULT, '--candidates', '0'], 1, '1 to 65536 candidates, found 50 and [0]'),
+    ([DEFAULT, '--candidates', '1000000000'], 1, '1 to 65536 candidates'),
+    ([DEFAULT, '--parallel', '0'], 1, 'parallel: expected 1 robot or more at a time, found 0'),
     ([DEFAULT, '--seed', '-1'], 1, 'expected a seed from 0 to 4294967246, found -1'),
     ([DEFAULT, '--softmax-temperature', '-1'], 1, 'softmax_temperature: expected a number from 0'),
     ([DEFAULT, '--sampling-temperature', 'nan'], 1, 'sampling_temperature: expected a number'),

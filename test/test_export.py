@@ -2,7 +2,11 @@
 
 import json
 from pathlib import Path
+import re
+import subprocess
+import sys
 
+from idql_ros.environments import plain_spec
 from idql_ros.policy import Policy
 from idql_ros.spec import load
 import numpy as np
@@ -15,7 +19,8 @@ from training.checkpoint import save_checkpoint
 from training.export import export, ExportError, main
 from training.idql import IDQL, IDQLConfig
 
-POINTMAZE = Path(__file__).parents[1] / 'config' / 'robots' / 'pointmaze_medium.yaml'
+ROOT = Path(__file__).parents[1]
+POINTMAZE = ROOT / 'config' / 'robots' / 'pointmaze_medium.yaml'
 SPEC = json.dumps({'name': 'robot', 'third': 1 / 3, 'actions': []})
 
 
@@ -98,7 +103,7 @@ def test_file_that_differs_from_the_network_is_not_written(tmp_path, monkeypatch
 def test_network_with_nan_is_not_written(tmp_path):
     idql = learner()
     with torch.no_grad():
-        idql.value.layers[0].bias[0] = float('nan')
+        idql.value.output.bias[0] = float('nan')
     with pytest.raises(ExportError, match='no file written'):
         export(idql, SPEC, {}, tmp_path / 'policy.onnx')
     assert not list(tmp_path.iterdir())
@@ -179,16 +184,93 @@ def test_command_line_exports_a_checkpoint_and_refuses_one_without_a_spec(tmp_pa
     assert not (tmp_path / 'p.onnx').exists()
 
 
-def test_spec_can_be_given_for_a_dataset_that_has_none(tmp_path):
+def checkpoint_without_a_spec(path, observation_size, action_size, scale):
+    """Write the checkpoint of a small learner of a dataset without a spec; return its path."""
     torch.manual_seed(0)
     config = IDQLConfig(
         actor_width=16, actor_blocks=1, critic_hidden=(16,), value_hidden=(16,))
-    idql = IDQL(config, torch.zeros(2), torch.ones(2), torch.zeros(2), 2 * torch.ones(2))
-    save_checkpoint(tmp_path / 'checkpoint.pt', {
-        'config': {'idql': vars(idql.config)}, 'spec_json': None, 'provenance': {}, 'step': 0,
-        'model': idql.state_dict(),
+    idql = IDQL(config, torch.zeros(observation_size), torch.ones(observation_size),
+                torch.zeros(action_size), scale * torch.ones(action_size))
+    save_checkpoint(path, {
+        'config': {'idql': vars(idql.config)}, 'spec_json': None,
+        'provenance': {'dataset': 'a-v0'}, 'step': 0, 'model': idql.state_dict(),
         'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
     })
-    main([str(tmp_path / 'checkpoint.pt'), '--spec', str(POINTMAZE), '--output',
-          str(tmp_path / 'p.onnx')])
+    return str(path)
+
+
+def test_spec_can_be_given_for_a_dataset_that_has_none(tmp_path):
+    checkpoint = checkpoint_without_a_spec(tmp_path / 'checkpoint.pt', 2, 2, 2.0)
+    main([checkpoint, '--spec', str(POINTMAZE), '--output', str(tmp_path / 'p.onnx')])
     assert Policy(tmp_path / 'p.onnx').spec == load(POINTMAZE)
+
+
+def test_environment_in_place_of_a_spec_goes_into_the_file_and_scores_it(tmp_path):
+    pytest.importorskip('ogbench', reason='ogbench is not installed')
+    name = 'cube-single-singletask-task2-v0'
+    checkpoint = checkpoint_without_a_spec(tmp_path / 'checkpoint.pt', 28, 5, 1.0)
+    main([checkpoint, '--environment', name, '--output', str(tmp_path / 'p.onnx')])
+    policy = Policy(tmp_path / 'p.onnx')
+    assert policy.spec == plain_spec(name)
+    assert policy.provenance == {'dataset': 'a-v0', 'environment': name}
+    scored = subprocess.run(
+        [sys.executable, '-m', 'training.evaluate', tmp_path / 'p.onnx', '--episodes', '1',
+         '--candidates', '1'], cwd=ROOT, capture_output=True, text=True)
+    assert scored.returncode == 0, scored.stderr
+    assert re.search(rf'^N =    1: success .* in {name}$', scored.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(('arguments', 'reason'), [
+    (['--environment', 'Hopper-v5'], 'error: Hopper-v5: expected 2 observations and 2 actions as'),
+    (['--environment', 'NoSuch-v0'], 'error: environment NoSuch-v0: expected module:factory'),
+    (['--environment', 'CartPole-v1'], 'error: environment CartPole-v1: expected flat spaces'),
+])
+def test_environment_that_does_not_fit_is_refused(tmp_path, arguments, reason):
+    checkpoint = checkpoint_without_a_spec(tmp_path / 'checkpoint.pt', 2, 2, 2.0)
+    with pytest.raises(SystemExit, match=f'^{reason}'):
+        main([checkpoint, *arguments, '--output', str(tmp_path / 'p.onnx')])
+    assert not (tmp_path / 'p.onnx').exists()
+
+
+MEASURE = """
+import sys
+from idql_ros.policy import Policy
+import numpy as np
+
+def kilobytes(key):
+    # Not getrusage: its peak includes that of the process that started this one.
+    with open('/proc/self/status') as file:
+        line, = (line for line in file if line.startswith(key))
+    return int(line.split()[1])
+
+policy, batch, candidates = Policy(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+observations = np.zeros((batch, policy.spec.observation_size), np.float32)
+before = kilobytes('VmRSS:')
+decisions = policy.decide_batch(observations, range(batch), 0, candidates)
+assert len(decisions) == batch and decisions[-1].candidates.shape[0] == candidates
+print(kilobytes('VmHWM:') - before)
+"""
+
+
+@pytest.fixture(scope='module')
+def file_of_the_papers_size(tmp_path_factory):
+    torch.manual_seed(0)
+    # Two denoising steps for the paper's five: each uses the memory of the one before.
+    config = IDQLConfig(diffusion_steps=2)
+    assert (config.actor_width, config.actor_blocks) == (256, 3)
+    assert (config.critics, config.critic_hidden) == (2, (256, 256))
+    assert config.actor_activation == 'mish'
+    idql = IDQL(config, torch.zeros(17), torch.ones(17), torch.zeros(6), torch.ones(6))
+    path = tmp_path_factory.mktemp('paper') / 'p.onnx'
+    export(idql, plain_spec('Walker2d-v5').to_json(), {}, path, samples=1)
+    return path
+
+
+@pytest.mark.parametrize(('batch', 'candidates'), [(512, 128), (1, 65536)])
+def test_65536_candidates_of_the_papers_network_take_less_than_a_gigabyte(
+        file_of_the_papers_size, batch, candidates):
+    found = subprocess.run(
+        [sys.executable, '-c', MEASURE, file_of_the_papers_size, str(batch), str(candidates)],
+        cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert 1_000 < int(found.stdout) < 1_000_000

@@ -183,7 +183,7 @@ def test_update_moves_the_averages_by_their_rates():
     after = idql.state_dict()
     for average, online, rate in (
         ('averaged_actor.input.weight', 'actor.input.weight', 0.25),
-        ('target_critics.layers.0.weight', 'critics.layers.0.weight', 0.5),
+        ('target_critics.hidden.0.weight', 'critics.hidden.0.weight', 0.5),
     ):
         assert not torch.equal(after[online], before[online])
         expected = (1 - rate) * before[average] + rate * after[online]

@@ -5,16 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from training.networks import Critic, mish, NoisePredictor, Value
-
-
-def test_mish_equals_its_definition_and_does_not_overflow():
-    x = torch.linspace(-60, 60, 24001, dtype=torch.float64)
-    expected = x * torch.tanh(F.softplus(x))
-    torch.testing.assert_close(mish(x.float()).double(), expected, atol=2e-6, rtol=2e-6)
-    x = torch.tensor([-1e4, -100.0, 100.0, 1e4], requires_grad=True)
-    mish(x).sum().backward()
-    assert x.grad.tolist() == pytest.approx([0, 0, 1, 1], abs=1e-30)
+from training.networks import Critic, NoisePredictor, Value
 
 
 @pytest.mark.parametrize('activation, function', [
@@ -87,17 +78,15 @@ def test_each_critic_of_the_ensemble_is_an_independent_network(layer_norm):
     q = critics(observations, actions)
     assert q.shape == (4, 6)
     state = dict(critics.named_parameters())
-    step = 3 if layer_norm else 2
     for k in range(4):
         x = torch.cat([observations, actions], 1)
-        for layer in (0, step):
-            x = x @ state[f'layers.{layer}.weight'][k] + state[f'layers.{layer}.bias'][k]
+        for layer in range(2):
+            x = x @ state[f'hidden.{layer}.weight'][k] + state[f'hidden.{layer}.bias'][k]
             if layer_norm:
-                scale, bias = (state[f'layers.{layer + 1}.{p}'][k] for p in ('weight', 'bias'))
+                scale, bias = (state[f'norms.{layer}.{p}'][k] for p in ('weight', 'bias'))
                 x = F.layer_norm(x, x.shape[1:], scale, bias, 1e-6)
             x = F.relu(x)
-        last = 2 * step
-        x = x @ state[f'layers.{last}.weight'][k] + state[f'layers.{last}.bias'][k]
+        x = x @ state['output.weight'][k] + state['output.bias'][k]
         torch.testing.assert_close(q[k], x[:, 0], atol=1e-5, rtol=1e-5)
     assert not torch.equal(q[0], q[1])
 
@@ -115,16 +104,3 @@ def test_value_ignores_the_scale_of_its_input_only_with_layer_norm_on_it(
     assert value(observations).shape == (6,)
     same = torch.allclose(value(10 * observations), value(observations), atol=1e-3)
     assert same == input_layer_norm
-
-
-def test_gradient_of_mish_is_that_of_its_definition():
-    x = torch.linspace(-30, 30, 601, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(mish, x)
-    defined = x * torch.tanh(torch.nn.functional.softplus(x))
-    expected, = torch.autograd.grad(defined.sum(), x)
-    found, = torch.autograd.grad(mish(x).sum(), x)
-    # The exponent is cut at 20, where the slope is 1 to 16 digits.
-    assert (found - expected).abs().max() < 1e-12
-    large = torch.tensor([-200.0, 200.0], requires_grad=True)
-    slope, = torch.autograd.grad(mish(large).sum(), large)
-    assert slope.tolist() == [0.0, 1.0]

@@ -85,8 +85,6 @@ def parameters(idql, stage):
             array = idql.get_parameter(f'{net}.{name}').detach().numpy().copy()
             if 'Fourier' in key:
                 array = array[:, None]
-            elif key.endswith('kernel') and 'Vmap' not in key:
-                array = array.T
             arrays[f'{stage}/{theirs}/{key}'] = array
     return arrays
 

@@ -57,6 +57,29 @@ def changed(path, change):
     return path
 
 
+def with_output(path, output, operator, first, second, **attributes):
+    """Write the default policy with an output of its graph replaced.
+
+    Args:
+        path: Where to write it.
+        output: Which.
+        operator: What makes it instead, of two inputs.
+        first: Name of the first, 'inner' for the output as it was.
+        second: The second, a constant.
+        **attributes: Of the operator.
+    """
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    model = onnx.load(DEFAULT)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ['inner' if name == output else name for name in names]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(second), 'second'))
+    model.graph.node.append(
+        onnx.helper.make_node(operator, [first, 'second'], [output], **attributes))
+    onnx.save(model, path)
+    return path
+
+
 def test_noise_is_a_pure_function_of_seed_and_tick():
     noise = draw_noise(3, 5 * 10**17, **SHAPE)
     assert noise.shape == (1, 5, 32, 2) and noise.dtype == np.float32
@@ -197,7 +220,8 @@ def test_onnx_file_without_metadata_is_refused(tmp_path):
     (lambda m: m['model'].update(critic_loss='exponential', critic_parameter=10**400),
      'model.critic_parameter: .* for exponential'),
     (lambda m: m['model'].update(candidates=0), 'model.candidates: expected a whole number'),
-    (lambda m: m['model'].update(candidates=10**6), 'model.candidates: expected at most 4096'),
+    (lambda m: m['model'].update(candidates=10**6), 'model.candidates: expected at most 65536'),
+    (lambda m: m.update(provenance=['a']), 'provenance: expected a mapping, found a list'),
     (lambda m: m['model'].update(candidates='32'), 'model.candidates: expected a whole number'),
     # The whole spec asks for three numbers where the graph takes two.
     (lambda m: (m['spec']['observations'][0]['fields'].append('pose.pose.position.z'),
@@ -375,18 +399,14 @@ def test_a_q_that_is_not_finite_is_not_hidden_by_a_draw(extraction, broken):
 
 
 @pytest.mark.parametrize('broken', [np.nan, np.inf, -np.inf])
-def test_a_v_that_is_not_finite_lets_no_implicit_decision_pass(monkeypatch, broken):
-    opened = Policy(DEFAULT)
-
-    class Session:
-        def run(self, *_):
-            return (np.zeros((1, 3, 2), np.float32), np.ones((1, 3), np.float32),
-                    np.float32([broken]))
-
-    monkeypatch.setattr(opened, '_session', Session())
-    assert np.isnan(opened.decide(OBSERVATION, 0, 0, 3, extraction='implicit').q)
-    assert opened.decide(OBSERVATION, 0, 0, 3, extraction='softmax').q == 1
-    assert opened.decide(OBSERVATION, 0, 0, 3).q == 1
+def test_a_v_that_is_not_finite_lets_no_implicit_decision_pass(tmp_path, broken):
+    path = with_output(tmp_path / 'broken.onnx', 'v', 'Add', 'inner', np.float32(broken))
+    opened = Policy(path)
+    decision = opened.decide(OBSERVATION, 0, 0, 3, extraction='implicit')
+    assert np.isnan(decision.q) and not np.isfinite(decision.v)
+    for extraction in ('softmax', 'greedy'):
+        decision = opened.decide(OBSERVATION, 0, 0, 3, extraction=extraction)
+        assert decision.q in decision.candidate_q and np.isfinite(decision.q)
 
 
 def test_draw_is_a_pure_function_of_seed_and_tick_and_spread_evenly():
@@ -437,24 +457,56 @@ def test_weights_are_those_of_the_loss_in_the_file(tmp_path, policy):
     assert any(not np.array_equal(a.action, b.action) for a, b in zip(*decisions, strict=True))
 
 
-def test_sampling_temperature_scales_the_noise_of_the_steps_and_not_the_first(policy, monkeypatch):
-    seen = []
-
-    class Session:
-        def run(self, names, feed):
-            seen.append(feed['noise'])
-            return (np.zeros((1, 32, 2), np.float32), np.zeros((1, 32), np.float32),
-                    np.zeros(1, np.float32))
-
-    monkeypatch.setattr(policy, '_session', Session())
+@pytest.mark.parametrize('step', range(SHAPE['steps']))
+def test_sampling_temperature_scales_the_noise_of_the_steps_and_not_the_first(tmp_path, step):
+    # Its candidates are the noise of one step, as the graph is given it.
+    path = with_output(
+        tmp_path / 'noise.onnx', 'candidates', 'Gather', 'noise', np.int64(step), axis=1)
+    opened, (noise,) = Policy(path), draw_noise(3, 7, **SHAPE)
     for temperature in (1.0, 0.5, 0.0):
-        policy.decide(OBSERVATION, 7, 3, 32, sampling_temperature=temperature)
-    noise = draw_noise(3, 7, **SHAPE)
-    assert np.array_equal(seen[0], noise)
-    for found, temperature in zip(seen[1:], (0.5, 0.0), strict=True):
-        assert found.dtype == np.float32
-        assert np.array_equal(found[:, 0], noise[:, 0])
-        assert np.array_equal(found[:, 1:], noise[:, 1:] * np.float32(temperature))
+        found = opened.decide(OBSERVATION, 7, 3, 32, sampling_temperature=temperature).candidates
+        assert np.array_equal(found, noise[step] * np.float32(temperature if step else 1.0))
+
+
+@pytest.mark.parametrize('candidates', [1, 2, 33, 4096])
+def test_decision_is_one_run_of_the_graph_with_the_noise_of_its_tick(policy, candidates):
+    # To the bit: what is batched or split elsewhere leaves the robot's decisions as they were.
+    noise = draw_noise(3, 7, 5, candidates, 2)
+    (actions,), (q,), (v,) = policy._session.run(
+        ['candidates', 'q', 'v'], {'observations': OBSERVATION[None], 'noise': noise})
+    found = policy.decide(OBSERVATION, 7, 3, candidates)
+    assert np.array_equal(found.candidates, actions) and np.array_equal(found.candidate_q, q)
+    assert np.array_equal(found.action, actions[np.argmax(q)])
+    assert (found.q, found.v) == (q.max(), v)
+
+
+@pytest.mark.parametrize('extraction', ['greedy', 'implicit', 'softmax'])
+@pytest.mark.parametrize(('batch', 'candidates'), [(1, 8), (7, 1), (9, 32), (300, 32), (2, 5000)])
+def test_batch_gives_each_observation_the_decision_that_it_has_alone(
+        policy, extraction, batch, candidates):
+    rng = np.random.default_rng(0)
+    observations = rng.uniform(0, 20, (batch, 2)).astype(np.float32)
+    ticks_ns = [int(tick) for tick in rng.integers(2**62, size=batch)]
+    settings = {'extraction': extraction, 'temperature': 2.0, 'sampling_temperature': 0.8}
+    decisions = policy.decide_batch(observations, ticks_ns, 3, candidates, **settings)
+    assert len(decisions) == batch
+    for k in {0, 1 % batch, batch // 2, batch - 1}:
+        found = decisions[k]
+        alone = policy.decide(observations[k], ticks_ns[k], 3, candidates, **settings)
+        assert found.candidates.shape == (candidates, 2)
+        assert found.candidates == pytest.approx(alone.candidates, abs=2e-4)
+        assert found.candidate_q == pytest.approx(alone.candidate_q, abs=2e-4)
+        assert (found.q, found.v) == pytest.approx((alone.q, alone.v), abs=2e-4)
+        index = choose(
+            found.candidate_q, found.v, extraction, uniform=draw_uniform(3, ticks_ns[k]),
+            critic_loss=policy.critic_loss, critic_parameter=policy.critic_parameter,
+            temperature=2.0)
+        assert np.array_equal(found.action, found.candidates[index])
+        assert found.q == found.candidate_q[index]
+
+
+def test_empty_batch_has_no_decisions(policy):
+    assert policy.decide_batch(np.zeros((0, 2), np.float32), [], 0, 8) == []
 
 
 @pytest.mark.parametrize(('settings', 'reason'), [

@@ -12,21 +12,22 @@ import sys
 import threading
 import time
 
+import gymnasium
+from idql_ros.policy import Policy
 import numpy as np
 import pytest
 import torch
 from training.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
+from training.config import ConfigError, read_config, TrainConfig
 from training.datasets import DatasetError, Episode, load_minari, split, write_minari
+from training.evaluate import evaluate
 from training.idql import IDQLConfig
 from training.train import (
-    ConfigError,
     DivergenceError,
     fixed_sample,
     load_data,
     main,
-    read_config,
     train,
-    TrainConfig,
 )
 
 SPEC = json.dumps({'actions': [{'dimensions': [
@@ -120,9 +121,11 @@ def test_checkpoint_gives_back_the_trained_learner_and_its_provenance(config, tm
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
     for name, optimiser in trained.optimisers.items():
-        theirs = loaded.optimisers[name].state_dict()['state']
-        for index, state in optimiser.state_dict()['state'].items():
-            assert all(torch.equal(state[key], theirs[index][key]) for key in state)
+        ours, theirs = optimiser.state_dict(), loaded.optimisers[name].state_dict()
+        assert ours['steps'] == theirs['steps'] == 7
+        for key in ('means', 'squares'):
+            assert any(moment.any() for moment in ours[key].values())
+            assert all(torch.equal(ours[key][p], theirs[key][p]) for p in ours[key])
     content = read_checkpoint(path)
     assert content['spec_json'] == SPEC
     provenance = content['provenance']
@@ -432,3 +435,96 @@ def test_command_line_overrides_the_file(config, tmp_path):
 def test_command_line_errors_are_one_line(tmp_path):
     with pytest.raises(SystemExit, match='error: dataset .demo/none-v0.*found none'):
         main(['--dataset', 'demo/none-v0', '--root', str(tmp_path)])
+
+
+@pytest.mark.parametrize('settings', [
+    {'actor_dropout': 0.1, 'critic_layer_norm': True, 'value_layer_norm': True},
+    {'actor_activation': 'silu', 'critic_loss': 'quantile', 'value_input_layer_norm': True,
+     'critics': 3, 'actor_weight_decay': 0.1, 'normalise_observations': True},
+])
+def test_seeds_side_by_side_are_each_the_run_of_that_seed_alone(config, tmp_path, settings):
+    config = replace(config, seed=3, steps=200, log_every=50, validation_fraction=0.4,
+                     idql=replace(config.idql, **settings))
+    together = train(replace(config, seeds=3, output=str(tmp_path / 'together'))).unstack()
+    finals = []
+    for seed, beside in zip((3, 4, 5), together, strict=True):
+        own = replace(config, seed=seed, output=str(tmp_path / f'alone-{seed}'))
+        alone = train(own).state_dict()
+        finals.append(alone['actor.output.weight'])
+        for name, value in beside.state_dict().items():
+            assert (value - alone[name]).abs().max() < 1e-4, name
+        folder = tmp_path / 'together' / f'seed-{seed}'
+        found = read_checkpoint(folder / 'checkpoint.pt')
+        expected = read_checkpoint(tmp_path / f'alone-{seed}' / 'checkpoint.pt')
+        assert found['config'] == expected['config'] | {'output': str(folder)}
+        assert found['provenance'] == expected['provenance']
+        assert torch.equal(found['generator'], expected['generator'])
+        rows, expected_rows = (
+            list(csv.DictReader((path / 'metrics.csv').open())) for path in (
+                folder, tmp_path / f'alone-{seed}'))
+        for row, expected_row in zip(rows, expected_rows, strict=True):
+            del row['updates_per_second'], expected_row['updates_per_second']
+            assert {k: float(v) for k, v in row.items()} == pytest.approx(
+                {k: float(v) for k, v in expected_row.items()}, rel=1e-3, abs=1e-4)
+    assert not torch.allclose(finals[0], finals[1], atol=1e-2)
+
+
+def test_seeds_side_by_side_resume_bit_for_bit_together_and_one_of_them_alone(config, tmp_path):
+    config = replace(config, seeds=2, steps=12, checkpoint_every=5, log_every=4,
+                     idql=replace(config.idql, actor_dropout=0.1, actor_decay_steps=12))
+    whole = train(replace(config, output=str(tmp_path / 'whole'))).state_dict()
+    train(replace(config, steps=5, output=str(tmp_path / 'parts')))
+    shutil.copytree(tmp_path / 'parts', tmp_path / 'one')
+    resumed = train(replace(config, output=str(tmp_path / 'parts'), resume=True)).state_dict()
+    assert all(torch.equal(resumed[key], whole[key]) for key in whole)
+    one = train(replace(config, seeds=1, seed=config.seed + 1, resume=True,
+                        output=str(tmp_path / 'one' / f'seed-{config.seed + 1}'))).state_dict()
+    assert all((one[key] - whole[key][1]).abs().max() < 1e-5 for key in whole)
+    with pytest.raises(CheckpointError, match='stopped after the same update'):
+        train(replace(config, output=str(tmp_path / 'one'), resume=True))
+
+
+class Line(gymnasium.Env):
+    """A point on a line that is pushed; the second observation never moves."""
+
+    metadata = {'render_fps': 10}
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(np.float32([-1, 0]), np.float32([3, 1]))
+
+    def reset(self, *, seed=None, options=None):
+        """Start anywhere."""
+        super().reset(seed=seed)
+        self.state, self.steps = np.array([self.np_random.normal(5), 7], np.float32), 0
+        return self.state, {}
+
+    def step(self, action):
+        """Move by the action, for five steps."""
+        self.state = self.state + np.float32([action[0], 0])
+        self.steps += 1
+        return self.state, -float(action[0] ** 2), self.steps == 5, False, {'success': False}
+
+
+def test_evaluations_score_the_policy_file_and_change_nothing_of_the_training(config, tmp_path):
+    path, = (tmp_path / 'data').rglob('metadata.json')
+    metadata = json.loads(path.read_text())
+    del metadata['idql_ros_spec']
+    path.write_text(json.dumps(metadata))
+    config = replace(config, steps=6, checkpoint_every=3)
+    without = train(replace(config, output=str(tmp_path / 'without'))).state_dict()
+    config = replace(config, evaluate_every=4, evaluate_episodes=2, evaluate_parallel=1,
+                     environment=f'{__name__}:Line')
+    scored = train(config)
+    assert all(torch.equal(value, without[key]) for key, value in scored.state_dict().items())
+    folder = tmp_path / 'run'
+    rows = list(csv.DictReader((folder / 'evaluations.csv').open()))
+    assert list(rows[0]) == ['step', 'candidates', 'episodes', 'success', 'success_low',
+                             'success_high', 'mean_return']
+    assert [(row['step'], row['candidates']) for row in rows] == [
+        (step, str(n)) for step in ('4', '6') for n in (1, config.idql.candidates)]
+    policy = Policy(folder / 'policy-4.onnx')
+    assert policy.provenance['updates'] == 4
+    results = evaluate(policy, config.environment, 2, 0, 1, '')
+    assert float(rows[0]['mean_return']) == pytest.approx(
+        np.mean([result.total_reward for result in results]), rel=1e-5)
+    with pytest.raises(ConfigError, match='environment: expected one to evaluate in'):
+        train(replace(config, environment=None))

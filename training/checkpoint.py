@@ -2,20 +2,22 @@
 
 from collections.abc import Mapping
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from training.files import write_whole
 from training.idql import IDQL, IDQLConfig
 
 CHECKPOINT = 'checkpoint.pt'
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 # What a run may be resumed with, though it began with another: where its files lie (the numbers
-# of the dataset are compared instead of its name), how often it writes, how long it lasts.
+# of the dataset are compared instead of its name), how often it writes and evaluates, how long it
+# lasts.
 CHANGEABLE = ('dataset', 'root', 'output', 'resume', 'steps', 'checkpoint_every',
-              'keep_checkpoints')
+              'keep_checkpoints', 'evaluate_every', 'evaluate_episodes', 'evaluate_parallel',
+              'environment')
 
 
 class CheckpointError(ValueError):
@@ -41,20 +43,6 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
         raise OSError(
             error.errno, f'{error.strerror}; the checkpoint before this one stays', str(path)
         ) from error
-
-
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under a temporary name, and give it its own when all of it is on the disk."""
-    # Always the same: what a killed process left is written over.
-    temporary = path.with_name(f'.{path.name}.unfinished')
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -26,13 +26,12 @@ import os
 from pathlib import Path
 import signal
 import sys
-import threading
 from typing import Any, Literal
-import warnings
 
 import gymnasium
 import numpy as np
 from tqdm import tqdm
+from training import workers
 import tyro
 
 # Settings of the published sets, the same for all of them.
@@ -326,21 +325,6 @@ def _driver(recipe: Recipe) -> ManipulationDriver | MazeDriver:
     return kind(recipe)
 
 
-def _begin_worker() -> None:
-    """Let the parent alone answer an interrupt, and let nothing but errors into its bar."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A parent that was killed tells nobody: its workers would wait for ever.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Of windows that cannot be opened, and of the precision of an action space.
-    warnings.simplefilter('ignore', UserWarning)
-
-
-def _end_with_parent() -> None:
-    """Wait for the parent's end, and end this process."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
 def collect(recipe: Recipe, path: Path, seed: int = 0, jobs: int = 1) -> str:
     """Collect a data set into PATH and its validation episodes into the sibling -val.npz.
 
@@ -375,7 +359,7 @@ def collect(recipe: Recipe, path: Path, seed: int = 0, jobs: int = 1) -> str:
     # Processes of their own even where it is one: the caller's random state stays as it is, and
     # a simulator started afresh has nothing of the caller's threads and windows.
     with ProcessPoolExecutor(
-        min(jobs, episodes), multiprocessing.get_context('spawn'), _begin_worker
+        min(jobs, episodes), multiprocessing.get_context('spawn'), workers.begin
     ) as pool, tqdm(total=episodes * recipe.steps, desc=path.stem, unit='step', unit_scale=True,
                     dynamic_ncols=True) as bar:
         try:

@@ -63,15 +63,15 @@ def add_noise(actions: Tensor, noise: Tensor, times: Tensor, schedule: Schedule)
     """Return the action as it is after diffusion step t: the forward process in one jump.
 
     Args:
-        actions: (B, A) in network units.
-        noise: (B, A), standard normal.
-        times: (B,) integer steps in [0, T).
+        actions: (*, B, A) in network units.
+        noise: (*, B, A), standard normal.
+        times: (*, B) integer steps in [0, T).
         schedule: The noise schedule.
 
     Returns:
-        (B, A) noisy actions.
+        (*, B, A) noisy actions.
     """
-    alpha_hats = schedule.alpha_hats[times][:, None]  # (B, 1)
+    alpha_hats = schedule.alpha_hats[times].unsqueeze(-1)  # (*, B, 1)
     return alpha_hats.sqrt() * actions + (1 - alpha_hats).sqrt() * noise
 
 

@@ -1,21 +1,27 @@
 """Scores a policy file in an environment: the file, and the path, that the robot will use.
 
 Observations and actions go through the same messages, Observer, Guard and noise as in policy_node
-and sim_node, only without DDS, one observation at a time; the returns are equal, episode by
-episode. Needs neither torch nor a dataset.
+and sim_node, only without DDS; with one robot at a time the returns are equal, episode by episode.
+Several robots at a time are simulated by a process each and wait for each other, so that one
+inference decides for all of them. Needs neither torch nor a dataset.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 import json
 import math
+import multiprocessing
+from multiprocessing.connection import Connection
 import os
 from pathlib import Path
+import re
+import signal
 import sys
 from typing import Annotated, Any
 
 from idql_ros import message as messages
-from idql_ros.environments import make, ROBOTS, SimulatedRobot, SimulationError
+from idql_ros.environments import identity, make, ROBOTS, SimulatedRobot, SimulationError
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
 from idql_ros.policy import (
@@ -29,6 +35,8 @@ from idql_ros.policy import (
 from idql_ros.spec import Spec
 import numpy as np
 from tqdm import tqdm
+from training import workers
+from training.files import write_whole
 import tyro
 
 
@@ -107,7 +115,7 @@ def _act(tick_ns: int, observer: Observer, guard: Guard, decide: Decide) -> tupl
 def evaluate(
     policy: Policy, environment: str, episodes: int, seed: int, candidates: int, label: str,
     extraction: Extraction = 'greedy', softmax_temperature: float = 1.0,
-    sampling_temperature: float = 1.0,
+    sampling_temperature: float = 1.0, parallel: int = 1,
 ) -> list[EpisodeResult]:
     """Run seeded episodes with a policy file.
 
@@ -121,19 +129,154 @@ def evaluate(
         extraction: How one of the candidates is chosen.
         softmax_temperature: Of the extraction 'softmax'.
         sampling_temperature: Scales the noise that the denoising steps add.
+        parallel: Robots at a time. More than 1: each in a process of its own; how many changes
+            what a decision rounds to, and nothing else.
+
+    Returns:
+        The results in the order of the episodes.
 
     Raises:
-        SimulationError, MessageError: Environment and spec disagree.
+        SimulationError, MessageError: Environment and spec disagree, or the environment is not
+            that of the policy's data; or a process ended early.
     """
-    robot = SimulatedRobot(make(environment), policy.spec, seed)
+    env = make(environment)
+    comparability(policy.provenance, env)
+    # Also where processes have robots of their own: what does not fit is found before they start.
+    robot = SimulatedRobot(env, policy.spec, seed)
 
-    def decide(observation: np.ndarray, tick_ns: int) -> Decision:
-        return policy.decide(
-            observation, tick_ns, seed, candidates, extraction=extraction,
+    def decide_batch(observations: np.ndarray, ticks_ns: list[int]) -> list[Decision]:
+        return policy.decide_batch(
+            observations, ticks_ns, seed, candidates, extraction=extraction,
             temperature=softmax_temperature, sampling_temperature=sampling_temperature)
 
-    return [run_episode(robot, episode, decide)
-            for episode in tqdm(range(episodes), desc=label, unit='episode', dynamic_ncols=True)]
+    with tqdm(total=episodes, desc=label, unit='episode', dynamic_ncols=True) as bar:
+        if min(parallel, episodes) > 1:
+            env.close()
+            with _robots(min(parallel, episodes), environment, policy.spec, seed) as robots:
+                return _run_episodes(robots, episodes, decide_batch, bar)
+        results = []
+        for episode in range(episodes):
+            results.append(run_episode(
+                robot, episode, lambda o, tick_ns: decide_batch(o[None], [tick_ns])[0]))
+            bar.update()
+        return results
+
+
+def _run_episodes(
+    robots: list[Connection], episodes: int,
+    decide_batch: Callable[[np.ndarray, list[int]], list[Decision]], bar: tqdm,
+) -> list[EpisodeResult]:
+    """Run the episodes on robots in other processes; none goes on before all have asked.
+
+    So who shares a batch with whom is fixed by the episodes, and not by who was faster.
+    """
+    results: dict[int, EpisodeResult] = {}
+    upcoming = iter(range(episodes))
+    running: dict[Connection, int] = {}
+    for robot, episode in zip(robots, upcoming, strict=False):
+        running[robot] = episode
+        robot.send(episode)
+    while running:
+        asked = {}
+        for robot in list(running):
+            while robot in running and robot not in asked:
+                found = robot.recv()
+                if isinstance(found, Exception):
+                    raise found
+                if not isinstance(found, EpisodeResult):
+                    asked[robot] = found
+                    continue
+                results[running.pop(robot)] = found
+                bar.update()
+                episode = next(upcoming, None)
+                if episode is not None:
+                    running[robot] = episode
+                    robot.send(episode)
+        if asked:
+            observations, ticks_ns = zip(*asked.values(), strict=True)
+            decisions = decide_batch(np.stack(observations), list(ticks_ns))
+            for robot, decision in zip(asked, decisions, strict=True):
+                robot.send(decision)
+    return [results[episode] for episode in range(episodes)]
+
+
+@contextmanager
+def _robots(number: int, environment: str, spec: Spec, seed: int) -> Iterator[list[Connection]]:
+    """Start processes that simulate a robot each; they end with the block, or with this process.
+
+    Raises:
+        SimulationError: A process ended early.
+    """
+    # Not forked from here: a simulator has nothing of this process's threads and windows then.
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['gymnasium', 'ogbench', 'tyro'])  # once, and not in each
+    processes, connections = [], []
+    try:
+        for _ in range(number):
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_simulate, args=(theirs, environment, spec, seed), daemon=True)
+            process.start()
+            processes.append(process)
+            connections.append(ours)
+            theirs.close()  # or its end would not be seen
+        yield connections
+    except (EOFError, ConnectionError) as error:
+        raise SimulationError(
+            f'environment {environment}: expected {number} processes that simulate it, found one '
+            'that ended early; what it printed, if anything, says why') from error
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _simulate(parent: Connection, environment: str, spec: Spec, seed: int) -> None:
+    """Run the episodes that the parent names, and let it decide."""
+    workers.begin()
+
+    def decide(observation: np.ndarray, tick_ns: int) -> Decision:
+        parent.send((observation, tick_ns))
+        return parent.recv()
+
+    try:
+        robot = SimulatedRobot(make(environment), spec, seed)
+        while True:
+            parent.send(run_episode(robot, parent.recv(), decide))
+    except (SimulationError, messages.MessageError) as error:
+        parent.send(error)
+
+
+def comparability(provenance: dict[str, Any], env: Any) -> str | None:
+    """Return why a score is not comparable with published ones; None: nothing speaks against it.
+
+    Args:
+        provenance: Of the policy.
+        env: What it is scored in.
+
+    Raises:
+        SimulationError: The task of the policy's data is in another environment.
+    """
+    dataset, where = str(provenance.get('dataset')), identity(env)
+    version = re.search(r'-v(\d+)$', where)
+    old = version is not None and int(version[1]) < 5
+    if dataset.endswith('.hdf5') and re.match('ant_?maze', dataset, re.IGNORECASE):
+        # What an adapter from Gym to Gymnasium wraps has the name gym_env.
+        origin = type(getattr(env.unwrapped, 'gym_env', env).unwrapped).__module__
+        if origin.split('.')[0] != 'd4rl':
+            raise SimulationError(
+                f"{dataset}: expected the environment of D4RL's package, whose maze, goal and "
+                f'reward this data has, found {where} of {origin}; give --environment '
+                'module:factory with a function that makes it')
+    if dataset.endswith('.hdf5') and version is not None and not old and re.match(
+            'hopper|walker2d|halfcheetah|ant', dataset, re.IGNORECASE):
+        return (f"{dataset} is D4RL's and was recorded in version 2: a score in {where} is not "
+                'comparable with published ones; version 4 is the nearest that Gymnasium has')
+    if dataset.startswith('mujoco/') and old:
+        return (f"{dataset} is Minari's, not D4RL's, and was recorded in version 5: a score in "
+                f'{where} is not comparable with published ones')
+    return None
 
 
 def success_interval(successes: int, episodes: int) -> tuple[float, float]:
@@ -156,13 +299,6 @@ def summarise(results: list[EpisodeResult]) -> dict[str, Any]:
             'lengths': [result.length for result in results]}
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    temporary.write_text(text, encoding='utf-8')
-    temporary.replace(path)
-
-
 def main(
     policy: tyro.conf.Positional[Path],
     /,
@@ -173,13 +309,15 @@ def main(
     extraction: Extraction = 'greedy',
     softmax_temperature: float = 1.0,
     sampling_temperature: float = 1.0,
+    parallel: int = 4,
     json_file: Path | None = None,
 ) -> None:
     """Score a policy file in an environment.
 
     Args:
         policy: The policy file (.onnx).
-        environment: module:factory or a Gymnasium id; empty: that of the robot in the file.
+        environment: module:factory or an id of Gymnasium or OGBench; empty: that of the robot in
+            the file, or the one it was exported for.
         episodes: How many.
         seed: Of the first start and of the noise.
         candidates: Actions drawn for each decision; give it again to compare. Default: 1 (a sample
@@ -188,6 +326,8 @@ def main(
             critic's loss implies, or with weights exp(temperature * (Q - V)).
         softmax_temperature: That temperature, in units of 1 / Q; the higher, the greedier.
         sampling_temperature: Scales the noise that the denoising steps add; 0: none.
+        parallel: Robots at a time; with 1 every action has the very bits that the node sends, with
+            more its last bits may differ.
         json_file: Where to write the scores as JSON.
     """
     if json_file is not None and not json_file.parent.is_dir():
@@ -195,37 +335,64 @@ def main(
     if episodes < 1 or not all(1 <= n <= MAX_CANDIDATES for n in candidates):
         raise SimulationError(f'expected 1 episode or more and 1 to {MAX_CANDIDATES} candidates, '
                               f'found {episodes} and {candidates}')
+    if parallel < 1:
+        raise SimulationError(f'parallel: expected 1 robot or more at a time, found {parallel}')
     if not 0 <= seed <= seed + episodes <= 2**32:  # the environments' limit
         raise SimulationError(f'expected a seed from 0 to {2**32 - episodes}, found {seed}')
     check_extraction(extraction, softmax_temperature, sampling_temperature)
-    opened = Policy(policy)
-    environment = environment or ROBOTS.get(opened.spec.name, '')
-    if not environment:
-        raise SimulationError(
-            f'{policy}: no environment is known for the robot {opened.spec.name}: give '
-            '--environment')
+    # While robots wait for an inference, their cores are its own.
+    opened = Policy(policy, threads=1 if parallel == 1 else os.cpu_count() or 1)
+    environment = environment or ROBOTS.get(opened.spec.name, '') or _exported_for(opened)
+    env = make(environment)
+    scored_in, warning = identity(env), comparability(opened.provenance, env)
+    env.close()
     rows = {}
     for n in candidates or sorted({1, opened.candidates}):
         rows[n] = summarise(evaluate(
             opened, environment, episodes, seed, n, f'N = {n}', extraction, softmax_temperature,
-            sampling_temperature))
+            sampling_temperature, parallel))
     print(f'{policy} in {environment}, {episodes} episodes from seed {seed}, extraction '
           f'{extraction}, softmax temperature {softmax_temperature:g}, sampling temperature '
-          f'{sampling_temperature:g}')
+          f'{sampling_temperature:g}, {parallel} at a time')
     for n, row in rows.items():
         low, high = row['interval']
         print(f'N = {n:4d}: success {row["success"]:.2f} [{low:.2f}, {high:.2f}], '
-              f'mean return {row["mean_return"]:.1f}')
+              f'mean return {row["mean_return"]:.1f} in {scored_in}')
+    if warning is not None:
+        print(f'warning: {warning}')
     if json_file is not None:
-        write_text(json_file, json.dumps(
+        write_whole(json_file, json.dumps(
             {'policy': str(policy), 'sha256': opened.digest, 'environment': environment,
-             'episodes': episodes, 'seed': seed, 'extraction': extraction,
-             'softmax_temperature': softmax_temperature,
-             'sampling_temperature': sampling_temperature, 'candidates': rows}, indent=1))
+             'environment_id': scored_in, 'warning': warning, 'episodes': episodes, 'seed': seed,
+             'extraction': extraction, 'softmax_temperature': softmax_temperature,
+             'sampling_temperature': sampling_temperature, 'parallel': parallel,
+             'candidates': rows}, indent=1).encode())
+
+
+def _exported_for(policy: Policy) -> str:
+    """Return the environment that a policy file was exported for.
+
+    Raises:
+        SimulationError: The file names none, or code to run, which is not for a file to say.
+    """
+    name = policy.provenance.get('environment')
+    if name is None:
+        raise SimulationError(
+            f'{policy.path}: no environment is known for the robot {policy.spec.name}: give '
+            '--environment')
+    if ':' in str(name):
+        raise SimulationError(
+            f'{policy.path}: expected the id of an environment, found {name}, which would run '
+            'code that the file names; if you trust it, give it as --environment')
+    return str(name)
 
 
 if __name__ == '__main__':
+    # To be ended is to be interrupted: the processes are ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         tyro.cli(main)
+    except KeyboardInterrupt:
+        sys.exit('error: interrupted; nothing was written')
     except (PolicyError, SimulationError, messages.MessageError, OSError) as error:
         sys.exit(f'error: {error}')

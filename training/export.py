@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 import warnings
 
+from idql_ros.environments import plain_spec
 from idql_ros.policy import FORMAT_VERSION, METADATA_KEY
 from idql_ros.spec import load
 import numpy as np
@@ -23,6 +23,7 @@ import onnxruntime
 import torch
 from torch import nn, Tensor
 from training.checkpoint import load_checkpoint, read_checkpoint
+from training.files import write_whole
 from training.idql import IDQL
 
 INPUTS = ['observations', 'noise']
@@ -122,12 +123,7 @@ def export(
     if not all(error <= TOLERANCE for error in errors):  # so that NaN counts as different
         raise ExportError(f'{report}; no file written')
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        temporary.write_bytes(written)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, written)
     return report
 
 
@@ -137,7 +133,8 @@ def _graph(idql: IDQL) -> onnx.ModelProto:
     noise = torch.zeros(2, idql.config.diffusion_steps, 3, idql.action_size)
     example = torch.zeros(2, idql.observation_size), noise
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    # Without gradients the layers are what they compute, with nothing kept for a backward pass.
+    with warnings.catch_warnings(), torch.no_grad():
         # The tracing exporter is the one that needs no further package; torch calls it legacy.
         warnings.simplefilter('ignore', DeprecationWarning)
         warnings.simplefilter('ignore', torch.jit.TracerWarning)
@@ -212,20 +209,24 @@ def _share_of_range(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / extent)
 
 
-def _spec_json(checkpoint: Path, stored: str | None, path: Path | None, idql: IDQL) -> str:
-    """Return the one spec there is for a checkpoint, stored with it or given as a file."""
-    if (stored is None) == (path is None):
+def _spec_json(
+    checkpoint: Path, stored: str | None, path: Path | None, environment: str | None, idql: IDQL
+) -> str:
+    """Return the one spec there is for a checkpoint: stored, in a file, or an environment's."""
+    given = path or environment
+    if (stored is None) == (given is None):
         raise ExportError(
             f'{checkpoint}: expected one spec, found '
-            + ('none: the dataset has none; give one with --spec, or convert the bags with one'
-               if path is None else f'one in it and {path}: the data was converted with the first')
+            + ('none: the dataset has none; give one with --spec, or its environment with '
+               '--environment, or convert the bags with one' if given is None else
+               f'one in it and {given}: the data was converted with the first')
         )
-    if path is None:
+    if given is None:
         return stored
-    spec = load(path)
+    spec = plain_spec(environment) if path is None else load(path)
     if (spec.observation_size, spec.action_size) != (idql.observation_size, idql.action_size):
         raise ExportError(
-            f'{path}: expected {idql.observation_size} observations and {idql.action_size} '
+            f'{given}: expected {idql.observation_size} observations and {idql.action_size} '
             f'actions as {checkpoint} has, found {spec.observation_size} and {spec.action_size}'
         )
     return spec.to_json()
@@ -243,14 +244,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('checkpoint', type=Path, help='checkpoint.pt in the output folder')
     parser.add_argument('--output', type=Path, required=True, help='policy file, such as p.onnx')
-    parser.add_argument(
+    described = parser.add_mutually_exclusive_group()
+    described.add_argument(
         '--spec', type=Path, help='spec (.yaml), for a checkpoint of a dataset that has none')
+    described.add_argument(
+        '--environment', help='in its place: an environment of Gymnasium or OGBench that no robot '
+        'stands behind, such as cube-single-singletask-task2-v0')
     options = parser.parse_args(arguments)
     try:
         content = read_checkpoint(options.checkpoint)
         idql = load_checkpoint(options.checkpoint)
-        spec_json = _spec_json(options.checkpoint, content['spec_json'], options.spec, idql)
-        print(export(idql, spec_json, content['provenance'], options.output))
+        spec_json = _spec_json(options.checkpoint, content['spec_json'], options.spec,
+                               options.environment, idql)
+        provenance = content['provenance']
+        if options.environment is not None:
+            provenance = provenance | {'environment': options.environment}
+        print(export(idql, spec_json, provenance, options.output))
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
 

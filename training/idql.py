@@ -4,17 +4,22 @@ Source: Hansen-Estruch et al., "IDQL: Implicit Q-Learning as an Actor-Critic Met
 Diffusion Policies", arXiv 2304.10573. Random draws are arguments.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from idql_ros.policy import LARGEST_EXPONENTIAL
 import torch
 from torch import nn, Tensor
-from training import diffusion
-from training.networks import Activation, Critic, NoisePredictor, Value
+from training import diffusion, optimiser
+from training.layers import ActivationName
+from training.networks import Critic, NoisePredictor, Value
 
 Info = dict[str, Tensor]
+
+# The tensors that say how physical units are converted to network units.
+UNITS = ('observation_mean', 'observation_std', 'action_center', 'action_scale')
 
 # Actions at the edge of the range give the diffusion model nothing to denoise towards.
 LARGEST_ACTION = 1 - 1e-5
@@ -29,11 +34,15 @@ class IDQLConfig:
     # Residual blocks of the noise predictor.
     actor_blocks: int = 3
     # Activation of the noise predictor.
-    actor_activation: Activation = 'mish'
+    actor_activation: ActivationName = 'mish'
     # Fourier features of the diffusion step (even), features of the two layers on top.
     time_features: tuple[int, int] = (64, 128)
     # Share of the features that the residual blocks drop, in training only.
     actor_dropout: float = 0.1
+    # Factors of the residual blocks' matrix products in training. bfloat16 is faster on GPUs and
+    # on processors that multiply it (AVX512_BF16, AMX); sums and parameters stay in float32, and
+    # sampling too.
+    actor_precision: Literal['float32', 'bfloat16'] = 'float32'
     # Adam's learning rate for the noise predictor, before its cosine decay to 0.
     actor_learning_rate: float = 3e-4
     # Updates until that learning rate is 0; None: the length of the run (train.py fills it in).
@@ -80,6 +89,9 @@ class IDQLConfig:
         Raises:
             ValueError: A value is outside its range.
         """
+        if self.actor_precision not in ('float32', 'bfloat16'):
+            raise ValueError("actor_precision: expected 'float32' or 'bfloat16', "
+                             f'found {self.actor_precision!r}')
         if self.critic_loss not in ('expectile', 'quantile', 'exponential'):
             raise ValueError(
                 "critic_loss: expected 'expectile', 'quantile' or 'exponential', "
@@ -104,7 +116,7 @@ class IDQLConfig:
 
 
 class Batch(NamedTuple):
-    """B transitions."""
+    """B transitions; seeds side by side have them with a leading axis S."""
 
     observations: Tensor  # (B, O)
     actions: Tensor  # (B, A)
@@ -114,7 +126,7 @@ class Batch(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """The random numbers of an update on B transitions."""
+    """The random numbers of an update on B transitions; a leading axis S likewise."""
 
     times: Tensor  # (B,) integer diffusion steps in [0, T)
     noise: Tensor  # (B, A), standard normal
@@ -122,7 +134,12 @@ class Draws(NamedTuple):
 
 
 class IDQL(nn.Module):
-    """Actor, averaged actor, critics, target critics, value, and how they are trained."""
+    """Actor, averaged actor, critics, target critics, value, and how they are trained.
+
+    Several of them, of one configuration, train side by side as one: see `stack`. Then parameters,
+    units, batches and draws have a leading axis S, and a loss is S numbers. '*' is that axis, or
+    nothing.
+    """
 
     def __init__(
         self,
@@ -136,11 +153,11 @@ class IDQL(nn.Module):
 
         Args:
             config: The hyper-parameters.
-            observation_mean: (O,) subtracted from observations; unused where the config does not
-                normalise.
-            observation_std: (O,) divides observations, likewise.
-            action_center: (A,) the action in physical units that is 0 in network units.
-            action_scale: (A,) physical units per network unit; network units are [-1, 1].
+            observation_mean: (*, O) subtracted from observations; unused where the config does
+                not normalise.
+            observation_std: (*, O) divides observations, likewise.
+            action_center: (*, A) the action in physical units that is 0 in network units.
+            action_scale: (*, A) physical units per network unit; network units are [-1, 1].
         """
         super().__init__()
         self.config = config
@@ -155,7 +172,8 @@ class IDQL(nn.Module):
         for name, vector in schedule._asdict().items():
             self.register_buffer(name, vector, persistent=False)
 
-        self.observation_size, self.action_size = len(observation_mean), len(action_center)
+        *seeds, self.observation_size = observation_mean.shape
+        self.action_size = action_center.shape[-1]
         sizes = self.observation_size, self.action_size
         self.actor = self._noise_predictor(*sizes)
         self.averaged_actor = self._noise_predictor(*sizes)
@@ -168,25 +186,64 @@ class IDQL(nn.Module):
             config.value_input_layer_norm,
             config.value_layer_norm,
         )
-        for target, online in self._averages():
+        for target, online in ((self.averaged_actor, self.actor),
+                               (self.target_critics, self.critics)):
             target.load_state_dict(online.state_dict())
             target.requires_grad_(False)
+        for block in self.actor.blocks:
+            block.dtype = getattr(torch, config.actor_precision)
+        for parameter in self.parameters():
+            parameter.data = parameter.data.expand(*seeds, *parameter.shape).clone()
 
         self.updates = 0
-        self.optimisers: dict[str, torch.optim.Optimizer] = {
-            'actor': torch.optim.AdamW(
-                self.actor.parameters(),
-                config.actor_learning_rate,
-                weight_decay=config.actor_weight_decay,
-                fused=True,
-            ),
-            'critics': torch.optim.Adam(
-                self.critics.parameters(), config.critic_learning_rate, fused=True
-            ),
-            'value': torch.optim.Adam(
-                self.value.parameters(), config.critic_learning_rate, fused=True
-            ),
-        }
+        self._actor_rate: float | Tensor = config.actor_learning_rate
+        self._flat = {
+            name: optimiser.FlatParameters(network) for name, network in self.named_children()}
+        decays = {'actor': config.actor_weight_decay, 'critics': 0.0, 'value': 0.0}
+        self.optimisers = {
+            name: optimiser.Adam(self._flat[name], self.get_submodule(name), decay)
+            for name, decay in decays.items()}
+
+    @classmethod
+    def stack(cls, learners: Sequence['IDQL']) -> 'IDQL':
+        """Return S learners of one configuration and age as one, optimisers included."""
+        first = learners[0]
+        states = [learner.state_dict() for learner in learners]
+        units = (torch.stack([state[name] for state in states]) for name in UNITS)
+        stacked = cls(first.config, *units)
+        stacked.load_state_dict(
+            {name: torch.stack([state[name] for state in states]) for name in states[0]})
+        for name, adam in stacked.optimisers.items():
+            adam.load_state_dict(
+                optimiser.stack([each.optimisers[name].state_dict() for each in learners]))
+        stacked.updates = first.updates
+        return stacked
+
+    def unstack(self) -> list['IDQL']:
+        """Return copies, on the CPU, of the learners that this one is: those of `stack`, or one."""
+        stacked = self.observation_mean.dim() > 1
+        state, learners = {k: v.cpu() for k, v in self.state_dict().items()}, []
+        for i in range(len(self.observation_mean) if stacked else 1):
+            own = {name: tensor[i] for name, tensor in state.items()} if stacked else state
+            alone = IDQL(self.config, *(own[name] for name in UNITS))
+            alone.load_state_dict(own)
+            for name, adam in alone.optimisers.items():
+                moments = self.optimisers[name].state_dict()
+                adam.load_state_dict(optimiser.unstack(moments, i) if stacked else moments)
+            alone.updates = self.updates
+            learners.append(alone)
+        return learners
+
+    def _apply(self, *arguments: Any, **keywords: Any) -> 'IDQL':
+        moments = {name: adam.state_dict() for name, adam in self.optimisers.items()}
+        super()._apply(*arguments, **keywords)
+        # What moves a module gives each of its parameters a memory of its own.
+        for flat in self._flat.values():
+            flat.gather()
+        for name, adam in self.optimisers.items():
+            adam.reset()
+            adam.load_state_dict(moments[name])
+        return self
 
     def _noise_predictor(self, observations: int, actions: int) -> NoisePredictor:
         config = self.config
@@ -199,22 +256,20 @@ class IDQL(nn.Module):
             config.time_features,
         )
 
-    def _averages(self) -> list[tuple[nn.Module, nn.Module]]:
-        """Return the pairs (average, what it follows)."""
-        return [(self.averaged_actor, self.actor), (self.target_critics, self.critics)]
-
     @property
     def schedule(self) -> diffusion.Schedule:
         """Return the noise schedule, on this module's device."""
         return diffusion.Schedule(self.betas, self.alphas, self.alpha_hats)
 
     def normalise(self, observations: Tensor) -> Tensor:
-        """Return observations (..., O) in network units."""
-        return (observations - self.observation_mean) / self.observation_std
+        """Return observations (*, M, O) in network units."""
+        return (observations - self.observation_mean.unsqueeze(-2)
+                ) / self.observation_std.unsqueeze(-2)
 
     def network_units(self, batch: Batch) -> Batch:
         """Return a batch in network units, from one in physical units."""
-        actions = (batch.actions - self.action_center) / self.action_scale
+        actions = (batch.actions - self.action_center.unsqueeze(-2)
+                   ) / self.action_scale.unsqueeze(-2)
         return batch._replace(
             observations=self.normalise(batch.observations),
             actions=actions.clamp(-LARGEST_ACTION, LARGEST_ACTION),
@@ -223,9 +278,11 @@ class IDQL(nn.Module):
 
     def draw(self, rows: int, generator: torch.Generator) -> Draws:
         """Draw what an update on so many transitions needs."""
+        device = generator.device
+        steps, shape = self.config.diffusion_steps, (rows, self.action_size)
         return Draws(
-            torch.randint(self.config.diffusion_steps, (rows,), generator=generator),
-            torch.randn((rows, self.action_size), generator=generator),
+            torch.randint(steps, (rows,), generator=generator, device=device),
+            torch.randn(shape, generator=generator, device=device),
             self.actor.dropout_masks(rows, self.config.actor_dropout, generator),
         )
 
@@ -236,17 +293,18 @@ class IDQL(nn.Module):
 
         Args:
             batch: In network units.
-            times: (B,) integer diffusion steps in [0, T).
-            noise: (B, A), standard normal.
-            masks: Of the dropout, (blocks, B, width); None: nothing is dropped.
+            times: (*, B) integer diffusion steps in [0, T).
+            noise: (*, B, A), standard normal.
+            masks: Of the dropout, (*, blocks, B, width); None: nothing is dropped.
         """
         noisy_actions = diffusion.add_noise(batch.actions, noise, times, self.schedule)
-        # T steps are fewer than B rows: embed each step once, then look it up.
+        # T steps are fewer than B rows: embed each step once, then look it up. A product with
+        # zeros and a one is exact, and its gradient costs a tenth of an index's.
         steps = torch.arange(self.config.diffusion_steps, device=times.device)
-        time_shares = self.actor.time_share(steps)
-        share = self.actor.observation_share(batch.observations) + time_shares[times]
+        looked_up = (times.unsqueeze(-1) == steps).float() @ self.actor.time_share(steps)
+        share = self.actor.observation_share(batch.observations) + looked_up
         error = self.actor(noisy_actions, share, masks) - noise
-        loss = error.square().sum(1).mean()
+        loss = error.square().sum(-1).mean(-1)
         return loss, {'actor_loss': loss.detach()}
 
     def value_loss(self, batch: Batch) -> tuple[Tensor, Info]:
@@ -256,10 +314,10 @@ class IDQL(nn.Module):
             batch: In network units.
         """
         with torch.no_grad():
-            q = self.target_critics(batch.observations, batch.actions).amin(0)
+            q = self.target_critics(batch.observations, batch.actions).amin(-2)
         v = self.value(batch.observations)
-        loss = self.f(q - v).mean()
-        return loss, {'value_loss': loss.detach(), 'v': v.detach().mean()}
+        loss = self.f(q - v).mean(-1)
+        return loss, {'value_loss': loss.detach(), 'v': v.detach().mean(-1)}
 
     def f(self, u: Tensor) -> Tensor:
         """Return the convex loss f of u = Q - V, elementwise (section 4.1).
@@ -284,9 +342,9 @@ class IDQL(nn.Module):
         with torch.no_grad():
             next_v = self.value(batch.next_observations)
             target = batch.rewards + self.config.discount * batch.masks * next_v
-        q = self.critics(batch.observations, batch.actions)  # (K, B)
-        loss = (q - target).square().mean()
-        return loss, {'critic_loss': loss.detach(), 'q': q.detach().mean()}
+        q = self.critics(batch.observations, batch.actions)  # (*, K, B)
+        loss = (q - target.unsqueeze(-2)).square().mean((-2, -1))
+        return loss, {'critic_loss': loss.detach(), 'q': q.detach().mean((-2, -1))}
 
     def update(
         self, batch: Batch, times: Tensor, noise: Tensor, masks: Tensor | None = None
@@ -295,25 +353,56 @@ class IDQL(nn.Module):
 
         Args:
             batch: In physical units.
-            times: (B,) integer diffusion steps in [0, T).
-            noise: (B, A), standard normal.
-            masks: Of the actor's dropout, (blocks, B, width); None: nothing is dropped.
+            times: (*, B) integer diffusion steps in [0, T).
+            noise: (*, B, A), standard normal.
+            masks: Of the actor's dropout, (*, blocks, B, width); None: nothing is dropped.
 
         Returns:
-            The losses and mean V and Q before the step, as scalars still on the device.
+            The losses and mean V and Q before the step, (*) and still on the device.
         """
-        self.optimisers['actor'].param_groups[0]['lr'] = self.actor_learning_rate()
-        batch = self.network_units(batch)
-        info = self._step('actor', self.actor_loss(batch, times, noise, masks))
-        info |= self._step('value', self.value_loss(batch))
-        info |= self._step('critics', self.critic_loss(batch))
-        rates = self.config.actor_average_rate, self.config.critic_target_rate
-        with torch.no_grad():
-            for (average, online), rate in zip(self._averages(), rates, strict=True):
-                for a, o in zip(average.parameters(), online.parameters(), strict=True):
-                    a.lerp_(o, rate)
+        self.begin_update()
+        return self.learn(batch, times, noise, masks)
+
+    def begin_update(self) -> None:
+        """Count an update, and set its learning rate: the part of it that is Python's."""
+        rate = self.actor_learning_rate()
+        if isinstance(self._actor_rate, Tensor):
+            self._actor_rate.fill_(rate)
+        else:
+            self._actor_rate = rate
         self.updates += 1
-        return info
+
+    def rate_on_device(self) -> None:
+        """Keep the actor's learning rate where a recorded update can read it."""
+        self._actor_rate = torch.zeros((), device=self.betas.device)
+
+    def learn(
+        self, batch: Batch, times: Tensor, noise: Tensor, masks: Tensor | None = None
+    ) -> Info:
+        """Do the rest of `update`: the part of it that is the device's."""
+        batch = self.network_units(batch)
+        actor_loss, info = self.actor_loss(batch, times, noise, masks)
+        self.optimisers['actor'].step(actor_loss, self._actor_rate)
+        self._follow('averaged_actor', 'actor', self.config.actor_average_rate)
+        return info | self.learn_critic(batch)
+
+    def learn_critic(self, batch: Batch) -> Info:
+        """Take one step of value and critics, then of the target critics.
+
+        Args:
+            batch: In network units.
+        """
+        rate = self.config.critic_learning_rate
+        value_loss, info = self.value_loss(batch)
+        self.optimisers['value'].step(value_loss, rate)
+        critic_loss, of_critics = self.critic_loss(batch)
+        self.optimisers['critics'].step(critic_loss, rate)
+        self._follow('target_critics', 'critics', self.config.critic_target_rate)
+        return info | of_critics
+
+    def _follow(self, average: str, online: str, rate: float) -> None:
+        """Move an average a share of the way to what it follows."""
+        self._flat[average].vector.lerp_(self._flat[online].vector, rate)
 
     def actor_learning_rate(self) -> float:
         """Return the noise predictor's learning rate in the coming update."""
@@ -321,13 +410,6 @@ class IDQL(nn.Module):
         if steps is None:
             return rate
         return rate * 0.5 * (1 + math.cos(math.pi * min(self.updates / steps, 1)))
-
-    def _step(self, name: str, loss_and_info: tuple[Tensor, Info]) -> Info:
-        loss, info = loss_and_info
-        self.optimisers[name].zero_grad()
-        loss.backward()
-        self.optimisers[name].step()
-        return info
 
     def forward(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Draw candidates from the averaged actor and score them.

@@ -2,86 +2,69 @@
 
 Source: arXiv 2304.10573, section 4.2 and appendix; initialisation as in the authors' learner.
 Everything here is in network units; conversion from physical units is in `training.idql`.
+
+Parameters, inputs and outputs may all have a further leading axis '*', networks side by side: that
+is how several seeds train at once (`training.idql.IDQL.stack`).
 """
 
 from collections.abc import Sequence
 import math
-from typing import Any, Literal
 
 import torch
 from torch import nn, Tensor
-from torch.nn import functional as F
-
-Activation = Literal['mish', 'silu', 'relu']
-
-LAYER_NORM_EPSILON = 1e-6
-
-
-def _exponentials(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return e = exp(x) and u = e (e + 2); tanh(softplus(x)) is u / (u + 2).
-
-    Above 20 that is 1 in float32, so the exponent is cut there before it can overflow.
-    """
-    e = torch.exp(torch.clamp(x, max=20.0))
-    return e, e * (e + 2)
+from training.layers import (
+    ActivationName,
+    ACTIVATIONS,
+    affine,
+    HiddenLayer,
+    layer_norm,
+    residual_block,
+    ResidualBlockGradient,
+)
 
 
-class _Mish(torch.autograd.Function):
-    """Mish with a backward pass in place: a third of the time of differentiating the formula."""
+class Dense(nn.Module):
+    """x @ weight + bias: (*, M, inputs) -> (*, M, outputs)."""
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        e, u = _exponentials(x)
-        ctx.save_for_backward(x, e, u)
-        return (u / (u + 2)).mul_(x)
+    def __init__(self, inputs: int, outputs: int, members: tuple[int, ...] = ()) -> None:
+        """Build a layer with Xavier-uniform weights (*members, inputs, outputs) and zero bias."""
+        super().__init__()
+        bound = math.sqrt(6 / (inputs + outputs))
+        self.weight = nn.Parameter(torch.empty(*members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(*members, outputs))
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        x, e, u = ctx.saved_tensors
-        # d/dx = t + x (1 - t^2) sigmoid(x), where t = u / (u + 2) and the product of the last two
-        # is 4 e (e + 1) / (u + 2)^2.
-        s = u + 2
-        slope = torch.addcmul(e, e, e).mul_(4).div_(s).div_(s).mul_(x)
-        return slope.addcdiv_(u, s).mul_(gradient)
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer."""
+        return affine(x, self.weight, self.bias)
 
 
-def mish(x: Tensor) -> Tensor:
-    """Return x * tanh(softplus(x)), written with one exponential.
-
-    ONNX Runtime has no kernel for Mish at opset 17; in this form it costs half of what tanh and
-    softplus cost there.
-    """
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Mish.apply(x)
-    _, u = _exponentials(x)
-    return x * u / (u + 2)
-
-
-ACTIVATIONS = {'mish': mish, 'silu': F.silu, 'relu': F.relu}
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer with Xavier-uniform weights and zero bias."""
-    layer = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _block_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer with truncated-normal weights of variance 1 / inputs, zero bias."""
-    layer = nn.Linear(inputs, outputs)
+def _block_dense(inputs: int, outputs: int) -> Dense:
+    """Return a layer with truncated-normal weights of variance 1 / inputs, zero bias."""
+    layer = Dense(inputs, outputs)
     # 0.8796 is the standard deviation of a unit normal cut at 2.
     std = math.sqrt(1 / inputs) / 0.87962566103423978
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
-    nn.init.zeros_(layer.bias)
     return layer
 
 
-class ResidualBlock(nn.Module):
-    """x + Linear(activation(Linear(LayerNorm(dropout(x))))), four times as wide inside."""
+class Norm(nn.Module):
+    """LayerNorm with scale and bias: (*, M, features) -> (*, M, features)."""
 
-    def __init__(self, width: int, activation: Activation) -> None:
+    def __init__(self, features: int, members: tuple[int, ...] = ()) -> None:
+        """Build the layer; scale and bias are (*members, features)."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(*members, features))
+        self.bias = nn.Parameter(torch.zeros(*members, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis, then apply scale and bias."""
+        return layer_norm(x, self.weight, self.bias)
+
+
+class ResidualBlock(nn.Module):
+    """x + Dense(activation(Dense(LayerNorm(dropout(x))))), four times as wide inside."""
+
+    def __init__(self, width: int, activation: ActivationName) -> None:
         """Build the block.
 
         Args:
@@ -89,15 +72,21 @@ class ResidualBlock(nn.Module):
             activation: Name of the activation.
         """
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPSILON)
-        self.expand = _block_linear(width, 4 * width)
-        self.contract = _block_linear(4 * width, width)
-        self.activation = ACTIVATIONS[activation]
+        self.norm = Norm(width)
+        self.expand = _block_dense(width, 4 * width)
+        self.contract = _block_dense(4 * width, width)
+        self.activation = activation
+        # Of the factors of the matrix products, in training.
+        self.dtype = torch.float32
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Map (M, width) to (M, width), what enters the layers times a mask of that shape."""
-        entering = x if mask is None else x * mask
-        return x + self.contract(self.activation(self.expand(self.norm(entering))))
+        """Map (*, M, width) to (*, M, width), what enters the layers times a mask like x."""
+        parameters = (self.norm.weight, self.norm.bias, self.expand.weight, self.expand.bias,
+                      self.contract.weight, self.contract.bias)
+        if torch.is_grad_enabled():
+            return ResidualBlockGradient.apply(
+                x, mask, *parameters, self.activation, self.dtype)
+        return residual_block(x, mask, *parameters, self.activation)
 
 
 class NoisePredictor(nn.Module):
@@ -115,7 +104,7 @@ class NoisePredictor(nn.Module):
         action_size: int,
         width: int = 256,
         blocks: int = 3,
-        activation: Activation = 'mish',
+        activation: ActivationName = 'mish',
         time_features: tuple[int, int] = (64, 128),
     ) -> None:
         """Build the network.
@@ -130,42 +119,47 @@ class NoisePredictor(nn.Module):
         """
         super().__init__()
         features, hidden = time_features
-        self.activation = ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation].function
         self.frequencies = nn.Parameter(torch.randn(features // 2) * 0.2)
-        self.time_hidden = _linear(features, hidden)
-        self.time_output = _linear(hidden, hidden)
-        self.input = _linear(action_size + observation_size + hidden, width)
+        self.time_hidden = Dense(features, hidden)
+        self.time_output = Dense(hidden, hidden)
+        self.input = Dense(action_size + observation_size + hidden, width)
         self.blocks = nn.ModuleList(ResidualBlock(width, activation) for _ in range(blocks))
         self.width = width
-        self.output = _linear(width, action_size)
-        # The first layer's columns: [0, A) action, [A, A + O) observation, the rest time.
+        self.output = Dense(width, action_size)
+        # The first layer's rows: [0, A) action, [A, A + O) observation, the rest time.
         self._action_end = action_size
         self._observation_end = action_size + observation_size
 
     def observation_share(self, observations: Tensor) -> Tensor:
-        """Return what observations (B, O) add to the first layer: (B, width)."""
-        weight = self.input.weight[:, self._action_end:self._observation_end]
-        return F.linear(observations, weight)
+        """Return what observations (*, B, O) add to the first layer: (*, B, width)."""
+        return observations @ self.input.weight[..., self._action_end:self._observation_end, :]
 
     def time_share(self, times: Tensor) -> Tensor:
-        """Return what the steps (S,) and the bias add to the first layer: (S, width)."""
-        angles = 2 * math.pi * times[:, None].float() * self.frequencies  # (S, features / 2)
-        features = torch.cat([angles.cos(), angles.sin()], 1)
+        """Return what the steps (S,) and the bias add to the first layer: (*, S, width)."""
+        angles = 2 * math.pi * times[:, None].float() * self.frequencies.unsqueeze(-2)
+        features = torch.cat([angles.cos(), angles.sin()], -1)  # (*, S, features)
         features = self.time_output(self.activation(self.time_hidden(features)))
-        weight = self.input.weight[:, self._observation_end:]
-        return F.linear(features, weight, self.input.bias)
+        weight = self.input.weight[..., self._observation_end:, :]
+        return affine(features, weight, self.input.bias)
 
     def dropout_masks(
         self, rows: int, probability: float, generator: torch.Generator
     ) -> Tensor | None:
         """Draw what `forward` takes: (blocks, rows, width), None where nothing is dropped.
 
-        A feature is dropped with the probability; the others grow, so that the mean stays.
+        A feature is dropped with the probability, rounded to a multiple of 2^-16; the others
+        grow, so that the mean stays.
         """
-        if probability == 0:
+        dropped = round(probability * 2**16)
+        if dropped == 0:
             return None
-        masks = torch.empty((len(self.blocks), rows, self.width), device=generator.device)
-        return masks.bernoulli_(1 - probability, generator=generator).div_(1 - probability)
+        # One 64-bit draw decides four features: a draw for each costs more than a block.
+        features = len(self.blocks) * rows * self.width
+        draws = torch.empty(-(-features // 4), dtype=torch.int64, device=generator.device)
+        draws.random_(-2**63, None, generator=generator)
+        kept = draws.view(torch.int16)[:features] >= dropped - 2**15
+        return kept.view(len(self.blocks), rows, self.width) * (2**16 / (2**16 - dropped))
 
     def forward(
         self, noisy_actions: Tensor, share: Tensor, masks: Tensor | None = None
@@ -173,55 +167,54 @@ class NoisePredictor(nn.Module):
         """Predict the noise.
 
         Args:
-            noisy_actions: (M, A) in network units.
-            share: (M, width), the sum of `observation_share` and `time_share` of each row.
-            masks: (blocks, M, width) multiplies what enters the blocks' layers; None: nothing is
-                dropped.
+            noisy_actions: (*, M, A) in network units.
+            share: (*, M, width), the sum of `observation_share` and `time_share` of each row.
+            masks: (*, blocks, M, width) multiplies what enters the blocks' layers; None: nothing
+                is dropped.
 
         Returns:
-            (M, A).
+            (*, M, A).
         """
-        x = F.linear(noisy_actions, self.input.weight[:, :self._action_end]) + share
+        x = noisy_actions @ self.input.weight[..., :self._action_end, :] + share
         for i, block in enumerate(self.blocks):
-            x = block(x, None if masks is None else masks[i])
+            x = block(x, None if masks is None else masks[..., i, :, :])
         return self.output(self.activation(x))
 
 
-class EnsembleLinear(nn.Module):
-    """K linear layers side by side: (K or 1, M, inputs) -> (K, M, outputs)."""
+class Perceptron(nn.Module):
+    """Dense layers with ReLU and one output: (*, M, inputs) -> (*, M)."""
 
-    def __init__(self, members: int, inputs: int, outputs: int) -> None:
-        """Build K layers with Xavier-uniform weights (K, inputs, outputs), biases (K, outputs)."""
+    def __init__(
+        self, inputs: int, hidden: Sequence[int], layer_norm: bool, members: tuple[int, ...] = ()
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            inputs: Features in.
+            hidden: Width of each hidden layer.
+            layer_norm: LayerNorm after each hidden dense layer, before its ReLU.
+            members: Networks side by side.
+        """
         super().__init__()
-        self.members = members
-        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
-        self.bias = nn.Parameter(torch.zeros(members, outputs))
-        for member in self.weight.detach():
-            nn.init.xavier_uniform_(member)
+        sizes = [inputs, *hidden]
+        self.hidden = nn.ModuleList(
+            Dense(*pair, members) for pair in zip(sizes, hidden, strict=False))
+        self.norms = nn.ModuleList(Norm(width, members) for width in hidden if layer_norm)
+        self.output = Dense(sizes[-1], 1, members)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply layer k to x[k]."""
-        x = x.expand(self.members, -1, -1)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight)
+        """Apply the layers."""
+        norms = self.norms or [None] * len(self.hidden)
+        for dense, norm in zip(self.hidden, norms, strict=True):
+            if torch.is_grad_enabled():
+                scales = (None, None) if norm is None else (norm.weight, norm.bias)
+                x = HiddenLayer.apply(x, dense.weight, dense.bias, *scales)
+            else:
+                x = torch.relu(dense(x) if norm is None else norm(dense(x)))
+        return self.output(x).squeeze(-1)
 
 
-class EnsembleLayerNorm(nn.Module):
-    """K LayerNorms side by side: (K, M, features) -> (K, M, features)."""
-
-    def __init__(self, members: int, features: int) -> None:
-        """Build K LayerNorms with their own scale and bias, (K, features)."""
-        super().__init__()
-        self.features = features
-        self.weight = nn.Parameter(torch.ones(members, features))
-        self.bias = nn.Parameter(torch.zeros(members, features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last axis of x[k], then apply scale k and bias k."""
-        x = F.layer_norm(x, (self.features,), eps=LAYER_NORM_EPSILON)
-        return x * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
-
-
-class Critic(nn.Module):
+class Critic(Perceptron):
     """K critics Q(s, a), each [observation, action] -> ReLU layers -> 1."""
 
     def __init__(
@@ -239,25 +232,16 @@ class Critic(nn.Module):
             action_size: A.
             members: K.
             hidden: Width of each hidden layer.
-            layer_norm: LayerNorm after each hidden linear layer, before its ReLU.
+            layer_norm: LayerNorm after each hidden dense layer, before its ReLU.
         """
-        super().__init__()
-        layers: list[nn.Module] = []
-        inputs = observation_size + action_size
-        for width in hidden:
-            layers.append(EnsembleLinear(members, inputs, width))
-            if layer_norm:
-                layers.append(EnsembleLayerNorm(members, width))
-            layers.append(nn.ReLU())
-            inputs = width
-        self.layers = nn.Sequential(*layers, EnsembleLinear(members, inputs, 1))
+        super().__init__(observation_size + action_size, hidden, layer_norm, (members,))
 
     def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """Return Q of observations (M, O) and actions (M, A) by each critic: (K, M)."""
-        return self.layers(torch.cat([observations, actions], -1)[None]).squeeze(-1)
+        """Return Q of observations (*, M, O), actions (*, M, A) by each critic: (*, K, M)."""
+        return super().forward(torch.cat([observations, actions], -1).unsqueeze(-3))
 
 
-class Value(nn.Module):
+class Value(Perceptron):
     """V(s): observation -> ReLU layers -> 1."""
 
     def __init__(
@@ -273,21 +257,13 @@ class Value(nn.Module):
             observation_size: O.
             hidden: Width of each hidden layer.
             input_layer_norm: LayerNorm on the observation.
-            layer_norm: LayerNorm after each hidden linear layer, before its ReLU.
+            layer_norm: LayerNorm after each hidden dense layer, before its ReLU.
         """
-        super().__init__()
-        layers: list[nn.Module] = []
-        if input_layer_norm:
-            layers.append(nn.LayerNorm(observation_size, eps=LAYER_NORM_EPSILON))
-        inputs = observation_size
-        for width in hidden:
-            layers.append(_linear(inputs, width))
-            if layer_norm:
-                layers.append(nn.LayerNorm(width, eps=LAYER_NORM_EPSILON))
-            layers.append(nn.ReLU())
-            inputs = width
-        self.layers = nn.Sequential(*layers, _linear(inputs, 1))
+        super().__init__(observation_size, hidden, layer_norm)
+        self.input_norm = Norm(observation_size) if input_layer_norm else None
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Return V of observations (M, O): (M,)."""
-        return self.layers(observations).squeeze(-1)
+        """Return V of observations (*, M, O): (*, M)."""
+        if self.input_norm is not None:
+            observations = self.input_norm(observations)
+        return super().forward(observations)

@@ -268,11 +268,11 @@ def parameter_names(config: IDQLConfig) -> dict[str, dict[str, str]]:
     def norm(ours: str, theirs: str) -> dict[str, str]:
         return {f'{ours}.weight': f'{theirs}/scale', f'{ours}.bias': f'{theirs}/bias'}
 
-    def multilayer(first: int, hidden: int, prefix: str, output: str) -> dict[str, str]:
+    def multilayer(hidden: int, prefix: str, output: str) -> dict[str, str]:
         names = {}
-        for i in range(hidden):  # every second of our layers is a ReLU
-            names |= dense(f'layers.{first + 2 * i}', f'{prefix}MLP_0/Dense_{i}')
-        return names | dense(f'layers.{first + 2 * hidden}', f'{prefix}{output}')
+        for i in range(hidden):
+            names |= dense(f'hidden.{i}', f'{prefix}MLP_0/Dense_{i}')
+        return names | dense('output', f'{prefix}{output}')
 
     actor = {'frequencies': 'FourierFeatures_0/kernel'}
     actor |= dense('time_hidden', 'MLP_0/Dense_0') | dense('time_output', 'MLP_0/Dense_1')
@@ -282,10 +282,9 @@ def parameter_names(config: IDQLConfig) -> dict[str, dict[str, str]]:
         actor |= norm(f'{ours}.norm', f'{theirs}/LayerNorm_0')
         actor |= dense(f'{ours}.expand', f'{theirs}/Dense_0')
         actor |= dense(f'{ours}.contract', f'{theirs}/Dense_1')
-    critics = multilayer(0, len(config.critic_hidden), ENSEMBLE, 'Dense_0')
-    normed = config.value_input_layer_norm
-    value = norm('layers.0', 'MLP_0/LayerNorm_0') if normed else {}
-    value |= multilayer(int(normed), len(config.value_hidden), '', 'OutputVDense')
+    critics = multilayer(len(config.critic_hidden), ENSEMBLE, 'Dense_0')
+    value = norm('input_norm', 'MLP_0/LayerNorm_0') if config.value_input_layer_norm else {}
+    value |= multilayer(len(config.value_hidden), '', 'OutputVDense')
     return {'actor': actor, 'averaged_actor': actor, 'critics': critics,
             'target_critics': critics, 'value': value}
 
@@ -294,16 +293,12 @@ def their_shape(key: str, ours: Sequence[int]) -> tuple[int, ...]:
     """Return the shape that the file's array has for one of our parameters."""
     if key.endswith('FourierFeatures_0/kernel'):
         return (*ours, 1)
-    if key.endswith('kernel') and len(ours) == 2:  # (in, out) there, (out, in) here
-        return tuple(reversed(ours))
-    return tuple(ours)  # stacked critics are (K, in, out) on both sides
+    return tuple(ours)  # (in, out), stacked critics (K, in, out), on both sides
 
 
 def our_layout(key: str, array: np.ndarray) -> np.ndarray:
     """Return an array of the file as our parameter has it."""
-    if key.endswith('FourierFeatures_0/kernel'):
-        return array[:, 0]
-    return array.T if key.endswith('kernel') and array.ndim == 2 else array
+    return array[:, 0] if key.endswith('FourierFeatures_0/kernel') else array
 
 
 def replay(recording: Recording, config: IDQLConfig) -> tuple[IDQL, list[dict[str, float]]]:

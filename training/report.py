@@ -10,7 +10,8 @@ import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection
 import numpy as np
-from training.evaluate import EpisodeResult, success_interval, write_text
+from training.evaluate import EpisodeResult, success_interval
+from training.files import write_whole
 
 # Pictures go to files; no screen is needed.
 matplotlib.use('Agg')
@@ -79,8 +80,8 @@ def write(
     _draw_trajectories(results, environment, output / 'trajectories.png')
     _draw_latency(latencies, output / 'latency.png')
     pictures = [f'![{name}]({name}.png)' for name in ('trajectories', 'training', 'latency')]
-    write_text(output / 'summary.md', '\n'.join([*lines, '', *pictures, '']))
-    write_text(output / 'summary.json', json.dumps(summary, indent=1))
+    write_whole(output / 'summary.md', '\n'.join([*lines, '', *pictures, '']).encode())
+    write_whole(output / 'summary.json', json.dumps(summary, indent=1).encode())
     print('\n'.join(['', *lines, f'Report: {output / "summary.md"}']))
     return summary['ros_returns_equal']
 

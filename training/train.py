@@ -1,29 +1,29 @@
 """Train IDQL on a dataset: `python -m training.train --config FILE [--overrides]`.
 
 Writes into the output folder: checkpoint.pt (everything needed to export or go on), metrics.csv
-and TensorBoard events. A run that was stopped goes on with the same command and --resume, to the
+and TensorBoard events; where it evaluates, evaluations.csv and the policy files it scored. Several
+seeds have a folder each. A run that was stopped goes on with the same command and --resume, to the
 same parameters as one that was not.
 """
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-import csv
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, ExitStack
+from dataclasses import asdict, dataclass, replace
 import json
 from pathlib import Path
 import signal
 import subprocess
 import threading
 import time
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints, Literal
+from typing import Any, NamedTuple
 
+from idql_ros import environments
+from idql_ros.policy import Policy
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import trange
-from training import datasets, rewards
+from training import datasets, machine, rewards
 from training.checkpoint import (
     check_same_run,
     CHECKPOINT,
@@ -31,20 +31,18 @@ from training.checkpoint import (
     learner,
     read_checkpoint,
     save_checkpoint,
-    write_whole,
 )
+from training.config import ConfigError, read_config, TrainConfig
 from training.datasets import Dataset, DatasetError
-from training.idql import Batch, IDQL, IDQLConfig
+from training.evaluate import evaluate
+from training.export import export
+from training.graph import GraphedUpdate
+from training.idql import Batch, Draws, IDQL, IDQLConfig, Info
+from training.logs import Log
 import tyro
-import yaml
 
-METRICS = 'metrics.csv'
 # Transitions that validation losses are means of, at most.
 VALIDATION_ROWS = 4096
-
-
-class ConfigError(ValueError):
-    """A training configuration cannot be used."""
 
 
 class DivergenceError(RuntimeError):
@@ -66,63 +64,6 @@ class Stopped(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What to train on, for how long, and where the results go."""
-
-    # Minari dataset id, such as demo/reach-v0; or an OGBench dataset and its task, such as
-    # cube-single-play-singletask-task2-v0; or a file of D4RL v2, such as hopper-medium-v2.hdf5.
-    dataset: str
-    # Folder of the dataset; None: where Minari or ogbench look (MINARI_DATASETS_PATH or
-    # ~/.minari/datasets; ~/.ogbench/data), the current folder for a file.
-    root: str | None = None
-    # Share of the episodes kept for validation; 0: OGBench's own validation file where there is
-    # one, else no validation.
-    validation_fraction: float = 0.0
-    # return_range: rewards times 1000 / (largest - smallest return of an episode), as the paper
-    # does for locomotion.
-    reward_scaling: rewards.Scaling = 'none'
-    # Added to every reward, after the scaling; the paper has -1 for antmaze.
-    reward_shift: float = 0.0
-    # Folder for checkpoint, metrics and TensorBoard events.
-    output: str = 'runs/idql'
-    # Updates of actor, value and critics.
-    steps: int = 3_000_000
-    # Transitions per update, the same for actor and critics (the authors' code; the paper's text
-    # says 1024 and 256).
-    batch_size: int = 512
-    # Seed of the initial networks, the batches, diffusion steps, noise and dropout.
-    seed: int = 0
-    # Updates between two rows of metrics; a row holds means since the row before.
-    log_every: int = 1000
-    # Updates between two checkpoints; the last update always writes one.
-    checkpoint_every: int = 100_000
-    # Keep each of them as checkpoint-STEP.pt too, for a learning curve.
-    keep_checkpoints: bool = False
-    # Go on from the checkpoint in the output folder.
-    resume: bool = False
-    # CPU threads; None: PyTorch decides.
-    threads: int | None = None
-    # The learner.
-    idql: IDQLConfig = field(default_factory=IDQLConfig)
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: A count is below 1, or a share none.
-        """
-        for name in ('steps', 'batch_size', 'log_every', 'checkpoint_every', 'threads'):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f'{name}: expected 1 or more, found {value}')
-        if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f'validation_fraction: expected a value in [0, 1), found '
-                             f'{self.validation_fraction}')
-        if not np.isfinite(self.reward_shift):
-            raise ValueError(f'reward_shift: expected a finite number, found {self.reward_shift}')
-
-
-@dataclass(frozen=True)
 class Data:
     """What is learned from, rewards transformed, and what is known of it."""
 
@@ -131,6 +72,109 @@ class Data:
     spec_json: str | None
     limits_json: str | None  # of the action, where there is no spec
     provenance: dict[str, Any]
+    reward_scale: float  # the factor of reward_scaling
+
+
+class Run:
+    """What one seed has for itself: its data, its random numbers, and what it writes.
+
+    Attributes:
+        config: As if this seed trained alone.
+        data: What it learns from.
+        generator: Decides its batches and draws.
+        output: Its folder.
+        log: What it writes on its way.
+    """
+
+    def __init__(self, config: TrainConfig, data: Data, columns: Batch, step: int) -> None:
+        """Begin, or go on after an update.
+
+        Args:
+            config: As if this seed trained alone.
+            data: What it learns from.
+            columns: The same, on the device.
+            step: Updates that were made before.
+        """
+        self.config, self.data, self._columns = config, data, columns
+        self.generator = torch.Generator(config.device).manual_seed(config.seed)
+        self.output = Path(config.output)
+        self.log = Log(self.output, step)
+        self._validation = None
+        if data.validation is not None:
+            self._validation = fixed_sample(data.validation, config)
+
+    def draw(self, idql: IDQL) -> tuple[Batch, Draws]:
+        """Return a batch, and what an update on it draws."""
+        size = self.config.batch_size
+        indices = torch.randint(
+            len(self._columns.rewards), (size,), generator=self.generator,
+            device=self.generator.device)
+        return Batch(*(c[indices] for c in self._columns)), idql.draw(size, self.generator)
+
+    def write_metrics(
+        self, step: int, means: dict[str, float], alone: IDQL, updates_per_second: float
+    ) -> None:
+        """Write a row of metrics.
+
+        Args:
+            step: The update it follows.
+            means: Of what the updates since the last row returned.
+            alone: The learner as it is.
+            updates_per_second: Of all seeds together, each counted once.
+
+        Raises:
+            DivergenceError: A loss is not finite.
+        """
+        row = dict(means)
+        if self._validation is not None:
+            row |= validation_losses(alone, *self._validation)
+        row['updates_per_second'] = updates_per_second
+        self.log.metrics(step, row)
+        if not np.isfinite(list(row.values())).all():
+            raise DivergenceError(
+                f'update {step}: expected finite losses, found {row}; look at the learning rates '
+                f'and the scale of the rewards, and at the metrics in {self.output}')
+
+    def save(self, alone: IDQL, step: int, since: int, sums: Info, periodic: bool) -> None:
+        """Write a checkpoint.
+
+        Args:
+            alone: The learner as it is.
+            step: The update it follows.
+            since: Updates since the last row of metrics.
+            sums: Over these, of what they returned.
+            periodic: It is one that the configuration asks for.
+        """
+        content = {
+            'config': asdict(self.config),
+            'spec_json': self.data.spec_json,
+            'provenance': self.data.provenance | {'updates': step},
+            'step': step,
+            'since': since,
+            'sums': sums,
+            'model': alone.state_dict(),
+            'optimisers': {k: o.state_dict() for k, o in alone.optimisers.items()},
+            'generator': self.generator.get_state(),
+        }
+        save_checkpoint(self.output / CHECKPOINT, content)
+        if periodic and self.config.keep_checkpoints:
+            save_checkpoint(self.output / f'checkpoint-{step}.pt', content)
+
+    def score(self, alone: IDQL, step: int, environment: str) -> None:
+        """Export the policy and evaluate the file: greedy, and one diffusion sample."""
+        spec_json, provenance = self.data.spec_json, self.data.provenance | {'updates': step}
+        if spec_json is None:
+            spec_json = environments.plain_spec(environment).to_json()
+            provenance |= {'environment': environment}
+        path = self.output / f'policy-{step}.onnx'
+        export(alone, spec_json, provenance, path)
+        policy = Policy(path)
+        for n in sorted({1, self.config.idql.candidates}):
+            results = evaluate(
+                policy, environment, self.config.evaluate_episodes, 0, n,
+                f'evaluate seed {self.config.seed} at {step}, N = {n}',
+                parallel=self.config.evaluate_parallel)
+            self.log.evaluation(step, n, results)
 
 
 def train(config: TrainConfig) -> IDQL:
@@ -140,93 +184,153 @@ def train(config: TrainConfig) -> IDQL:
         config: Everything there is to choose.
 
     Returns:
-        The trained learner; the same as `load_checkpoint` gives from the output folder.
+        The trained learner; the same as `load_checkpoint` gives from the output folder. With
+        several seeds: all of them, side by side.
 
     Raises:
         DatasetError: The dataset is absent or unfit.
         CheckpointError: There is nothing to resume, or it is another run's.
         DivergenceError: A loss is no longer finite.
+        SimulationError: The environment is absent, or not that of the data.
         Stopped: SIGTERM or SIGINT came.
         OSError: Something cannot be written; the last checkpoint stays.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    machine.prepare(config.threads)
+    config = replace(config, device=config.device or machine.default_device())
     if config.idql.actor_decay_steps is None:
         config = replace(config, idql=replace(config.idql, actor_decay_steps=config.steps))
-    data = load_data(config)
-    output = Path(config.output)
-    output.mkdir(parents=True, exist_ok=True)
+    idql, runs, start, since, sums = _begin(config)
+    environment = None
+    if config.evaluate_every is not None:
+        environment = find_environment(config, runs[0].data.spec_json)
 
-    torch.manual_seed(config.seed)  # initial networks
-    generator = torch.Generator().manual_seed(config.seed)  # batches and the updates' draws
-    start, since, sums = 0, 0, {}  # updates done; in the row of metrics to come; its sums
-    if config.resume:
-        if not (output / CHECKPOINT).is_file():
-            raise CheckpointError(f'{output / CHECKPOINT}: expected a checkpoint to go on from, '
-                                  'found none; a run begins without --resume')
-        checkpoint = read_checkpoint(output / CHECKPOINT)
-        check_same_run(checkpoint, asdict(config), data.provenance, output / CHECKPOINT)
-        idql = learner(checkpoint)
-        start, since, sums = (checkpoint[key] for key in ('step', 'since', 'sums'))
-        generator.set_state(checkpoint['generator'])
-    else:
-        idql = build(config.idql, data.training, data.spec_json, data.limits_json)
-    columns = to_batch(data.training)
-    rows = len(columns.rewards)
-    validation = None if data.validation is None else fixed_sample(data.validation, config)
-    # What was written after the checkpoint is written again.
-    write_whole(output / METRICS, metrics_until(output / METRICS, start).encode())
+    def update(learn: Any = idql.update) -> Info:
+        batches, draws = zip(*(run.draw(idql) for run in runs), strict=True)
+        return learn(_side_by_side(batches), *_side_by_side(draws))
 
-    with SummaryWriter(output, purge_step=start + 1) as tensorboard, open(
-        output / METRICS, 'a', newline=''
-    ) as metrics_file, signals_received() as signals:
-        metrics = csv.writer(metrics_file)
+    if config.device == 'cuda':
+        update = GraphedUpdate(
+            idql, lambda learn=update: learn(idql.learn), [run.generator for run in runs])
+
+    with ExitStack() as logs, signals_received() as signals:
+        for run in runs:
+            logs.enter_context(run.log)
         timed, started = start, time.perf_counter()
         for step in trange(start + 1, config.steps + 1, desc=config.dataset, unit='update',
                            initial=start, total=config.steps, dynamic_ncols=True):
-            indices = torch.randint(rows, (config.batch_size,), generator=generator)
-            draws = idql.draw(config.batch_size, generator)
-            info = idql.update(Batch(*(c[indices] for c in columns)), *draws)
-            sums = {key: value + sums.get(key, 0) for key, value in info.items()}
+            sums = {key: value + sums.get(key, 0) for key, value in update().items()}
             since += 1
 
-            if step % config.log_every == 0 or step == config.steps:
-                row = {key: value.item() / since for key, value in sums.items()}
-                if validation is not None:
-                    row |= validation_losses(idql, *validation)
-                row['updates_per_second'] = (step - timed) / (time.perf_counter() - started)
-                if metrics_file.tell() == 0:
-                    metrics.writerow(['step', *row])
-                metrics.writerow([step, *row.values()])
-                metrics_file.flush()
-                for key, value in row.items():
-                    tensorboard.add_scalar(key, value, step)
-                if not np.isfinite(list(row.values())).all():
-                    raise DivergenceError(
-                        f'update {step}: expected finite losses, found {row}; look at the '
-                        f'learning rates and the scale of the rewards, and at {metrics_file.name}'
-                    )
+            last = step == config.steps
+            reports = step % config.log_every == 0 or last
+            periodic = step % config.checkpoint_every == 0 or last
+            scores = environment is not None and (step % config.evaluate_every == 0 or last)
+            if not (reports or periodic or scores or signals):
+                continue
+            learners = idql.unstack()
+            if reports:
+                rate = (step - timed) / (time.perf_counter() - started)
+                for i, run in enumerate(runs):
+                    means = {k: v.reshape(-1)[i].item() / since for k, v in sums.items()}
+                    run.write_metrics(step, means, learners[i], rate)
                 sums, since, timed, started = {}, 0, step, time.perf_counter()
-
-            periodic = step % config.checkpoint_every == 0 or step == config.steps
             if periodic or signals:
-                content = {
-                    'config': asdict(config),
-                    'spec_json': data.spec_json,
-                    'provenance': data.provenance | {'updates': step},
-                    'step': step,
-                    'since': since,
-                    'sums': sums,
-                    'model': idql.state_dict(),
-                    'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
-                    'generator': generator.get_state(),
-                }
-                save_checkpoint(output / CHECKPOINT, content)
-                if periodic and config.keep_checkpoints:
-                    save_checkpoint(output / f'checkpoint-{step}.pt', content)
-            if signals and step < config.steps:
-                raise Stopped(signals[0], step, output / CHECKPOINT)
+                for i, run in enumerate(runs):
+                    own = {key: value.reshape(-1)[i].cpu() for key, value in sums.items()}
+                    run.save(learners[i], step, since, own, periodic)
+            if signals and not last:
+                raise Stopped(signals[0], step, Path(config.output) / CHECKPOINT)
+            if scores:
+                paused = time.perf_counter()
+                for run, alone in zip(runs, learners, strict=True):
+                    run.score(alone, step, environment)
+                started += time.perf_counter() - paused
     return idql.eval()
+
+
+def _begin(config: TrainConfig) -> tuple[IDQL, list[Run], int, int, Info]:
+    """Return the learner, the seeds' runs, the updates done, those since a row, and its sums."""
+    alone, runs, states = [], [], []
+    data = None
+    for own in each_seed(config):
+        output = Path(own.output)
+        # Seeds that split the dataset differently have data of their own.
+        if data is None or own.validation_fraction > 0:
+            data = load_data(own)
+            columns = Batch(*(c.to(config.device) for c in to_batch(data.training)))
+        step = 0
+        if config.resume:
+            states.append(_read_state(own, data))
+            step = states[-1]['step']
+        output.mkdir(parents=True, exist_ok=True)
+        described = replace(data, provenance=data.provenance | {'config': describe(own)})
+        run = Run(own, described, columns, step)
+        if config.resume:
+            run.generator.set_state(states[-1]['generator'])
+            alone.append(learner(states[-1]))
+        else:
+            torch.manual_seed(own.seed)  # initial networks
+            alone.append(build(own.idql, data.training, data.spec_json, data.limits_json))
+        runs.append(run)
+    steps = {state['step'] for state in states}
+    if len(steps) > 1:
+        raise CheckpointError(
+            f'{config.output}: expected seeds that stopped after the same update, found '
+            f'{sorted(steps)}; go on with each alone: --seed K --seeds 1 --output '
+            f'{config.output}/seed-K')
+    idql = (alone[0] if len(alone) == 1 else IDQL.stack(alone)).to(config.device)
+    if not config.resume:
+        return idql, runs, 0, 0, {}
+    sums = {key: torch.stack([state['sums'][key] for state in states]).to(config.device)
+            for key in states[0]['sums']}
+    if len(alone) == 1:
+        sums = {key: value[0] for key, value in sums.items()}
+    return idql, runs, states[0]['step'], states[0]['since'], sums
+
+
+def _read_state(config: TrainConfig, data: Data) -> dict[str, Any]:
+    """Return the checkpoint that a seed goes on from."""
+    path = Path(config.output) / CHECKPOINT
+    if not path.is_file():
+        raise CheckpointError(f'{path}: expected a checkpoint to go on from, found none; a run '
+                              'begins without --resume')
+    state = read_checkpoint(path)
+    check_same_run(state, asdict(config), data.provenance, path)
+    return state
+
+
+def _side_by_side(parts: Sequence[Any]) -> Any:
+    """Return named tuples of tensors as one, with a leading axis where there are several."""
+    if len(parts) == 1:
+        return parts[0]
+    return type(parts[0])(*(
+        None if tensors[0] is None else torch.stack(tensors)
+        for tensors in zip(*parts, strict=True)))
+
+
+def each_seed(config: TrainConfig) -> list[TrainConfig]:
+    """Return the configuration of each seed as if it trained alone."""
+    if config.seeds == 1:
+        return [config]
+    seeds = range(config.seed, config.seed + config.seeds)
+    return [replace(config, seed=seed, seeds=1, output=str(Path(config.output) / f'seed-{seed}'))
+            for seed in seeds]
+
+
+def find_environment(config: TrainConfig, spec_json: str | None) -> str:
+    """Return the environment that evaluations take place in.
+
+    Raises:
+        ConfigError: None is known.
+    """
+    robot = None if spec_json is None else json.loads(spec_json)['name']
+    environment = config.environment or environments.ROBOTS.get(robot)
+    if environment is None:
+        raise ConfigError(
+            f'environment: expected one to evaluate in, found none, and none is known for the '
+            f'robot {robot} of {config.dataset}; give module:factory or an id of Gymnasium or '
+            'OGBench, or no evaluate_every')
+    return environment
 
 
 def load_data(config: TrainConfig) -> Data:
@@ -243,20 +347,14 @@ def load_data(config: TrainConfig) -> Data:
         training, validation = datasets.split(dataset, config.validation_fraction, config.seed)
     else:
         validation = datasets.load_validation(config.dataset, config.root)
-    # Where the files lay says nothing about the policy, which goes to other machines.
-    name = config.dataset
-    if name.endswith('.hdf5'):
-        name = Path(name).name
-    elsewhere = ('root', 'output', 'resume')
     provenance = {
-        'dataset': name,
+        'dataset': describe(config)['dataset'],
         'dataset_hash': dataset.content_hash(),
         'validation_hash': None if validation is None else validation.content_hash(),
         'dataset_metadata': metadata,
         'transitions': len(training.rewards),
         'episodes': len(np.unique(training.episodes)),
-        'config': {k: v for k, v in asdict(config).items() if k not in elsewhere} | {
-            'dataset': name},
+        'config': describe(config),
         'code_version': code_version(),
         'torch_version': str(torch.__version__),
     }
@@ -268,7 +366,19 @@ def load_data(config: TrainConfig) -> Data:
 
         training = transform(training)
         validation = None if validation is None else transform(validation)
-    return Data(training, validation, spec_json, limits_json, provenance)
+    return Data(training, validation, spec_json, limits_json, provenance, scale)
+
+
+def describe(config: TrainConfig) -> dict[str, Any]:
+    """Return a configuration as a policy's provenance has it.
+
+    Where the files lay says nothing about the policy, which goes to other machines.
+    """
+    values = {key: value for key, value in asdict(config).items()
+              if key not in ('root', 'output', 'resume', 'seeds')}
+    if config.dataset.endswith('.hdf5'):
+        values['dataset'] = Path(config.dataset).name
+    return values
 
 
 def to_batch(dataset: Dataset) -> Batch:
@@ -300,18 +410,6 @@ def validation_losses(
     info = idql.actor_loss(batch, times, noise)[1]
     info |= idql.value_loss(batch)[1] | idql.critic_loss(batch)[1]
     return {f'validation_{key}': value.item() for key, value in info.items()}
-
-
-def metrics_until(path: Path, step: int) -> str:
-    """Return the header and rows of a metrics.csv up to an update; what is half a row is none."""
-    if step == 0 or not path.exists():
-        return ''
-    with open(path, newline='') as file:
-        lines = file.read().splitlines(keepends=True)
-    columns = lines[0].count(',') if lines else 0
-    whole = [line for line in lines if line.endswith('\n') and line.count(',') == columns]
-    return ''.join(
-        line for i, line in enumerate(whole) if i == 0 or int(line.split(',')[0]) <= step)
 
 
 @contextmanager
@@ -380,63 +478,6 @@ def code_version() -> str:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return 'unknown'
-
-
-def read_config(path: Path) -> TrainConfig:
-    """Return the configuration in a YAML file; a dataset may be left to the command line.
-
-    Args:
-        path: The file.
-
-    Raises:
-        ConfigError: It is no YAML, a key is unknown or a value does not fit.
-    """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f'{path}: expected YAML, found {error}') from error
-    if isinstance(values, Mapping):
-        values = {'dataset': tyro.MISSING} | values
-    return _from_yaml(TrainConfig, values, str(path))
-
-
-def _from_yaml(kind: Any, value: Any, where: str) -> Any:
-    """Return a YAML value as the type a config field has, or raise ConfigError."""
-    if value is tyro.MISSING:
-        return value
-    if is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f'{where}: expected keys and values, found {value!r}')
-        hints = get_type_hints(kind)
-        for key in value:
-            if key not in hints:
-                raise ConfigError(
-                    f'{where}: unknown key {key!r}; expected one of {", ".join(hints)}'
-                )
-        try:
-            return kind(**{k: _from_yaml(hints[k], v, f'{where}: {k}') for k, v in value.items()})
-        except ConfigError:
-            raise
-        except ValueError as error:
-            raise ConfigError(f'{where}: {error}') from error
-    options = get_args(kind)
-    if get_origin(kind) is UnionType:  # X | None
-        if value is None and NoneType in options:
-            return None
-        kind = options[0]
-    if get_origin(kind) is Literal:
-        if value in options:
-            return value
-    elif get_origin(kind) is tuple:
-        if isinstance(value, list) and (Ellipsis in options or len(value) == len(options)):
-            return tuple(_from_yaml(options[0], item, where) for item in value)
-    elif kind is float:
-        if type(value) in (int, float):
-            return float(value)
-    elif type(value) is kind:
-        return value
-    hint = '; YAML reads 1e-3 as text, write 1.0e-3' if kind is float else ''
-    raise ConfigError(f'{where}: expected {kind}, found {value!r}{hint}')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
