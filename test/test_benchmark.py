@@ -190,7 +190,9 @@ def test_options_replace_what_the_file_says_and_leave_enough_evaluations(tmp_pat
     assert config.evaluate_every == 50
     assert [run.name for run in benchmark.runs(config)] == ['seed-0', 'seed-1', 'seed-2']
     small = configure(CUBE, tmp_path, config=ROOT / 'config/training/ogbench_cube_single.yaml')
-    assert (small.steps, small.evaluate_every, small.idql.actor_width) == (100_000, 10_000, 128)
+    assert (small.steps, small.evaluate_every, small.idql.actor_width) == (100_000, 20_000, 128)
+    (tmp_path / 'none.yaml').write_text('steps: 70')
+    assert configure(CUBE, tmp_path, config=tmp_path / 'none.yaml').evaluate_every == 7
     (tmp_path / CUBE.name / 'seed-1').mkdir(parents=True)
     (tmp_path / CUBE.name / 'seed-1' / 'checkpoint.pt').touch()
     assert configure(CUBE, tmp_path, seeds=3).resume

@@ -1,7 +1,7 @@
-"""Training: configuration, reproducibility, and what it leaves in the output folder."""
+"""Training: reproducibility, stop and resume, and what it leaves in the output folder."""
 
 import csv
-from dataclasses import asdict, replace
+from dataclasses import replace
 import json
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from training.checkpoint import CheckpointError, load_checkpoint, read_checkpoint
-from training.config import ConfigError, read_config, TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.datasets import DatasetError, Episode, load_minari, split, write_minari
 from training.evaluate import evaluate
 from training.idql import IDQLConfig
@@ -33,7 +33,6 @@ from training.train import (
 SPEC = json.dumps({'actions': [{'dimensions': [
     {'lower': -2.0, 'upper': 4.0}, {'lower': 0.0, 'upper': 1.0}]}]})
 ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / 'config' / 'training'
 
 
 def write_dataset(root, spec_json=SPEC, rewards=None, kept=range(5)):
@@ -57,7 +56,7 @@ def config(tmp_path):
     write_dataset(tmp_path / 'data')
     return TrainConfig(
         dataset='demo/test-v0', root=str(tmp_path / 'data'), output=str(tmp_path / 'run'),
-        steps=7, batch_size=16, log_every=3, checkpoint_every=5, threads=1,
+        steps=7, batch_size=16, log_every=3, checkpoint_every=5, threads=1, device='cpu',
         idql=IDQLConfig(
             actor_width=16, actor_blocks=1, time_features=(8, 16), critic_hidden=(16,),
             value_hidden=(16,), normalise_observations=True),
@@ -238,7 +237,7 @@ def test_sigterm_saves_the_update_at_hand_and_says_how_to_go_on(config, tmp_path
     child = subprocess.Popen(
         [sys.executable, '-m', 'training.train', '--dataset', config.dataset,
          '--root', config.root, '--output', config.output, '--steps', '1000000',
-         '--batch-size', '16', '--log-every', '3', '--threads', '1',
+         '--batch-size', '16', '--log-every', '3', '--threads', '1', '--device', 'cpu',
          '--idql.actor-width', '16', '--idql.actor-blocks', '1',
          '--idql.time-features', '8', '16', '--idql.critic-hidden', '16',
          '--idql.value-hidden', '16', '--idql.normalise-observations',
@@ -375,53 +374,6 @@ def test_learning_lowers_the_losses(config):
         assert float(rows[-1][loss]) < 0.9 * float(rows[0][loss])
 
 
-@pytest.mark.parametrize('name, steps', [
-    ('demo.yaml', 10_000), ('demo_small.yaml', 600), ('ogbench_cube_single.yaml', 100_000)])
-def test_shipped_configurations_are_read(name, steps):
-    config = read_config(CONFIGS / name)
-    assert config.idql.candidates == 32
-    assert config.steps == steps
-
-
-def test_small_demo_differs_from_the_demo_in_its_length_only():
-    small, full = (asdict(read_config(CONFIGS / n)) for n in ('demo_small.yaml', 'demo.yaml'))
-    assert {key for key in full if small[key] != full[key] and key != 'dataset'} == {
-        'steps', 'log_every', 'checkpoint_every'}
-
-
-@pytest.mark.parametrize('text, message', [
-    ('stepz: 5', "unknown key 'stepz'; expected one of dataset"),
-    ('idql: {expectile: 0.9}', "idql: unknown key 'expectile'"),
-    ('steps: many', "steps: expected .*int.*, found 'many'"),
-    ('steps: true', 'steps: expected .*int.*, found True'),
-    ('idql: {discount: 1e-3}', "idql: discount: .*'1e-3'; YAML reads 1e-3 as text"),
-    ('idql: {critic_loss: huber}', "critic_loss: expected .*'huber'"),
-    ('idql: {time_features: [8]}', 'time_features: expected'),
-    ('idql: {discount: 1.5}', 'idql: discount: expected a value in'),
-    ('idql: 3', 'idql: expected keys and values'),
-    ('steps: 0', 'steps: expected 1 or more'),
-    ('validation_fraction: 1.0', 'validation_fraction: expected a value in'),
-    ('reward_shift: .nan', 'reward_shift: expected a finite number'),
-    ('reward_scaling: range', "reward_scaling: expected .*'range'"),
-    ('- steps', 'expected keys and values'),
-    ('steps: [', 'expected YAML'),
-    ('', 'expected keys and values, found None'),
-])
-def test_bad_configuration_is_refused_naming_file_and_key(tmp_path, text, message):
-    path = tmp_path / 'bad.yaml'
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=f'bad.yaml: .*{message}'):
-        read_config(path)
-
-
-def test_values_of_a_configuration_get_the_fields_types(tmp_path):
-    path = tmp_path / 'good.yaml'
-    path.write_text('threads: null\nidql: {critic_hidden: [8, 8, 8], actor_decay_steps: 5}\n')
-    config = read_config(path)
-    assert (config.threads, config.idql.critic_hidden) == (None, (8, 8, 8))
-    assert config.idql.actor_decay_steps == 5
-
-
 def test_command_line_overrides_the_file(config, tmp_path):
     path = tmp_path / 'run.yaml'
     path.write_text('steps: 9\nbatch_size: 8\nidql: {actor_width: 8, critic_hidden: [8]}\n')
@@ -435,6 +387,13 @@ def test_command_line_overrides_the_file(config, tmp_path):
 def test_command_line_errors_are_one_line(tmp_path):
     with pytest.raises(SystemExit, match='error: dataset .demo/none-v0.*found none'):
         main(['--dataset', 'demo/none-v0', '--root', str(tmp_path)])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_a_gpu_that_is_not_there_is_an_error_of_one_line(config):
+    with pytest.raises(SystemExit, match='^error: device: expected a GPU .*, found none$'):
+        main(['--dataset', config.dataset, '--root', config.root, '--output', config.output,
+              '--device', 'cuda'])
 
 
 @pytest.mark.parametrize('settings', [

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints, Literal
+from typing import Any, get_args, get_origin, get_type_hints, Literal, Union
 
 import numpy as np
 from training import rewards
@@ -44,8 +44,8 @@ class TrainConfig:
     batch_size: int = 512
     # Seed of the initial networks, the batches, diffusion steps, noise and dropout.
     seed: int = 0
-    # Seeds trained side by side: seed, seed + 1, ...; more than 1 leave folders seed-K in the output
-    # folder, each as a run of its own would.
+    # Seeds trained side by side: seed, seed + 1, ...; more than 1 leave folders seed-K in the
+    # output folder, each as a run of its own would.
     seeds: int = 1
     # Updates between two rows of metrics; a row holds means since the row before.
     log_every: int = 1000
@@ -135,10 +135,11 @@ def _from_yaml(kind: Any, value: Any, where: str) -> Any:
         except ValueError as error:
             raise ConfigError(f'{where}: {error}') from error
     options = get_args(kind)
-    if get_origin(kind) is UnionType:  # X | None
+    if get_origin(kind) in (UnionType, Union):  # X | None; of a Literal it is a Union
         if value is None and NoneType in options:
             return None
         kind = options[0]
+        options = get_args(kind)
     if get_origin(kind) is Literal:
         if value in options:
             return value

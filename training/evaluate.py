@@ -75,8 +75,8 @@ def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> EpisodeR
         for topic, message in robot.observe().items():
             observer.add(topic, message, robot.time_ns)
         if robot.at_tick:
-            tick_ns = _tick(spec, observer, robot.time_ns)
-            sent, value = _act(tick_ns, observer, guard, decide)
+            tick_ns = tick_time(spec, observer, robot.time_ns)
+            sent, value = act(tick_ns, observer, guard, decide)
             commands = messages.write_topics(spec.actions, sent, tick_ns, messages.blank)
             action = robot.read_action(commands)
             observation, _ = observer.observe(tick_ns)
@@ -88,14 +88,14 @@ def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> EpisodeR
                          np.stack(observations), np.array(q))
 
 
-def _tick(spec: Spec, observer: Observer, time_ns: int) -> int:
+def tick_time(spec: Spec, observer: Observer, time_ns: int) -> int:
     if spec.tick == 'timer':
         return time_ns
     tick_ns = observer.take_tick(time_ns)
     return time_ns if tick_ns is None else tick_ns
 
 
-def _act(tick_ns: int, observer: Observer, guard: Guard, decide: Decide) -> tuple[
+def act(tick_ns: int, observer: Observer, guard: Guard, decide: Decide) -> tuple[
         np.ndarray, float]:
     """Return what is sent at a tick, and Q of it."""
     observation, reasons = observer.observe(tick_ns)

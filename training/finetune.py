@@ -42,7 +42,7 @@ from training.checkpoint import (
 )
 from training.config import read_yaml, TrainConfig
 from training.datasets import DatasetError
-from training.evaluate import _act, _tick, comparability, Decide, evaluate
+from training.evaluate import act, tick_time, comparability, Decide, evaluate
 from training.export import export
 from training.idql import Batch, IDQL, IDQLConfig, Info
 from training.logs import Log, METRICS
@@ -281,14 +281,14 @@ def transitions(robot: SimulatedRobot, episode: int, decide: Decide) -> Iterator
         for topic, message in robot.observe().items():
             observer.add(topic, message, robot.time_ns)
         if robot.at_tick or robot.terminated:
-            tick_ns = robot.time_ns if robot.over else _tick(spec, observer, robot.time_ns)
+            tick_ns = robot.time_ns if robot.over else tick_time(spec, observer, robot.time_ns)
             observation, _ = observer.observe(tick_ns)
             if before is not None and observation is not None:
                 yield Transition(
                     before, action, robot.total_reward - total_reward,
                     0.0 if robot.terminated else 1.0, observation, robot.length - length)
             if not robot.over:
-                sent, _ = _act(tick_ns, observer, guard, decide)
+                sent, _ = act(tick_ns, observer, guard, decide)
                 commands = messages.write_topics(spec.actions, sent, tick_ns, messages.blank)
                 action = robot.read_action(commands)
                 before, total_reward, length = observation, robot.total_reward, robot.length

@@ -20,6 +20,8 @@ LAYER_NORM_EPSILON = 1e-6
 
 # Numbers of a tensor that a processor's cache holds six times.
 CACHED = 2**15
+# Numbers below which it is the calls that cost time, and not the numbers.
+FEW = 2**12
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -98,7 +100,8 @@ def mish(x: Tensor) -> Tensor:
 
 def _mish_and_slope(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return `mish` and its derivative t + 4 x s ((1 - s) / (2 - q))^2, t = q / (2 - q)."""
-    if x.is_cuda:  # one kernel each; on a CPU they cost three times what the formula does
+    if x.is_cuda or x.numel() < FEW:
+        # One kernel each; for many numbers on a CPU they take three times as long as the formula.
         return F.mish(x), torch.ops.aten.mish_backward(torch.ones_like(x), x)
     x = x.contiguous()
     y, slope = torch.empty_like(x), torch.empty_like(x)

@@ -64,6 +64,15 @@ class Log:
         for key in ('success', 'mean_return'):
             self._tensorboard.add_scalar(f'evaluation_{key}/N={candidates}', summary[key], step)
 
+    def has_evaluation(self, step: int, candidates: int) -> bool:
+        """Return whether evaluations.csv has the row of a step and N."""
+        path = self._folder / EVALUATIONS
+        if not path.exists():
+            return False
+        with open(path, newline='') as file:
+            return any((row['step'], row['candidates']) == (str(step), str(candidates))
+                       for row in csv.DictReader(file))
+
     def _append(self, name: str, row: Mapping[str, float | None]) -> None:
         with open(self._folder / name, 'a', newline='') as file:
             writer = csv.writer(file)

@@ -7,7 +7,7 @@ same parameters as one that was not.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, ExitStack
 from dataclasses import asdict, dataclass, replace
 import json
@@ -16,7 +16,7 @@ import signal
 import subprocess
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 from idql_ros import environments
 from idql_ros.policy import Policy
@@ -75,13 +75,56 @@ class Data:
     reward_scale: float  # the factor of reward_scaling
 
 
+class Sampler:
+    """The batches of one seed, and what it draws.
+
+    Attributes:
+        generator: Decides both.
+    """
+
+    def __init__(self, columns: Batch, batch_size: int, seed: int) -> None:
+        """Begin.
+
+        Args:
+            columns: All transitions, on the device where the learner is.
+            batch_size: B.
+            seed: Of the generator.
+        """
+        self._columns, self._size = columns, batch_size
+        self.generator = torch.Generator(columns.rewards.device).manual_seed(seed)
+
+    def draw(self, idql: IDQL) -> tuple[Batch, Draws]:
+        """Return a batch, and what an update on it draws."""
+        rows = len(self._columns.rewards)
+        indices = torch.randint(
+            rows, (self._size,), generator=self.generator, device=self.generator.device)
+        return Batch(*(c[indices] for c in self._columns)), idql.draw(self._size, self.generator)
+
+
+def updater(idql: IDQL, samplers: Sequence[Sampler]) -> Callable[[], Info]:
+    """Return what makes an update each time it is called, and returns what `IDQL.update` does.
+
+    Args:
+        idql: The learner; of several samplers, one that has as many seeds side by side.
+        samplers: One for each seed.
+    """
+    def update(learn: Callable[..., Info]) -> Info:
+        batches, draws = zip(*(sampler.draw(idql) for sampler in samplers), strict=True)
+        return learn(_side_by_side(batches), *_side_by_side(draws))
+
+    if samplers[0].generator.device.type == 'cuda':
+        generators = [sampler.generator for sampler in samplers]
+        return GraphedUpdate(idql, lambda: update(idql.learn), generators)
+    return lambda: update(idql.update)
+
+
 class Run:
     """What one seed has for itself: its data, its random numbers, and what it writes.
 
     Attributes:
         config: As if this seed trained alone.
         data: What it learns from.
-        generator: Decides its batches and draws.
+        sampler: Its batches and draws.
         output: Its folder.
         log: What it writes on its way.
     """
@@ -95,21 +138,13 @@ class Run:
             columns: The same, on the device.
             step: Updates that were made before.
         """
-        self.config, self.data, self._columns = config, data, columns
-        self.generator = torch.Generator(config.device).manual_seed(config.seed)
+        self.config, self.data = config, data
+        self.sampler = Sampler(columns, config.batch_size, config.seed)
         self.output = Path(config.output)
         self.log = Log(self.output, step)
         self._validation = None
         if data.validation is not None:
             self._validation = fixed_sample(data.validation, config)
-
-    def draw(self, idql: IDQL) -> tuple[Batch, Draws]:
-        """Return a batch, and what an update on it draws."""
-        size = self.config.batch_size
-        indices = torch.randint(
-            len(self._columns.rewards), (size,), generator=self.generator,
-            device=self.generator.device)
-        return Batch(*(c[indices] for c in self._columns)), idql.draw(size, self.generator)
 
     def write_metrics(
         self, step: int, means: dict[str, float], alone: IDQL, updates_per_second: float
@@ -154,14 +189,21 @@ class Run:
             'sums': sums,
             'model': alone.state_dict(),
             'optimisers': {k: o.state_dict() for k, o in alone.optimisers.items()},
-            'generator': self.generator.get_state(),
+            'generator': self.sampler.generator.get_state(),
         }
         save_checkpoint(self.output / CHECKPOINT, content)
         if periodic and self.config.keep_checkpoints:
             save_checkpoint(self.output / f'checkpoint-{step}.pt', content)
 
     def score(self, alone: IDQL, step: int, environment: str) -> None:
-        """Export the policy and evaluate the file: greedy, and one diffusion sample."""
+        """Export the policy and evaluate the file: greedy, and one diffusion sample.
+
+        What was evaluated before a stop is not evaluated again.
+        """
+        missing = [n for n in sorted({1, self.config.idql.candidates})
+                   if not self.log.has_evaluation(step, n)]
+        if not missing:
+            return
         spec_json, provenance = self.data.spec_json, self.data.provenance | {'updates': step}
         if spec_json is None:
             spec_json = environments.plain_spec(environment).to_json()
@@ -169,7 +211,7 @@ class Run:
         path = self.output / f'policy-{step}.onnx'
         export(alone, spec_json, provenance, path)
         policy = Policy(path)
-        for n in sorted({1, self.config.idql.candidates}):
+        for n in missing:
             results = evaluate(
                 policy, environment, self.config.evaluate_episodes, 0, n,
                 f'evaluate seed {self.config.seed} at {step}, N = {n}',
@@ -188,6 +230,7 @@ def train(config: TrainConfig) -> IDQL:
         several seeds: all of them, side by side.
 
     Raises:
+        ConfigError: There is no such device, or no environment to evaluate in.
         DatasetError: The dataset is absent or unfit.
         CheckpointError: There is nothing to resume, or it is another run's.
         DivergenceError: A loss is no longer finite.
@@ -197,6 +240,8 @@ def train(config: TrainConfig) -> IDQL:
     """
     machine.prepare(config.threads)
     config = replace(config, device=config.device or machine.default_device())
+    if config.device == 'cuda' and not torch.cuda.is_available():
+        raise ConfigError('device: expected a GPU that PyTorch can use, found none')
     if config.idql.actor_decay_steps is None:
         config = replace(config, idql=replace(config.idql, actor_decay_steps=config.steps))
     idql, runs, start, since, sums = _begin(config)
@@ -204,17 +249,18 @@ def train(config: TrainConfig) -> IDQL:
     if config.evaluate_every is not None:
         environment = find_environment(config, runs[0].data.spec_json)
 
-    def update(learn: Any = idql.update) -> Info:
-        batches, draws = zip(*(run.draw(idql) for run in runs), strict=True)
-        return learn(_side_by_side(batches), *_side_by_side(draws))
+    update = updater(idql, [run.sampler for run in runs])
 
-    if config.device == 'cuda':
-        update = GraphedUpdate(
-            idql, lambda learn=update: learn(idql.learn), [run.generator for run in runs])
+    def scores_after(step: int) -> bool:
+        return environment is not None and step > 0 and (
+            step % config.evaluate_every == 0 or step == config.steps)
 
     with ExitStack() as logs, signals_received() as signals:
         for run in runs:
             logs.enter_context(run.log)
+        if scores_after(start):  # a stop may have come between checkpoint and evaluation
+            for run, alone in zip(runs, idql.unstack(), strict=True):
+                run.score(alone, start, environment)
         timed, started = start, time.perf_counter()
         for step in trange(start + 1, config.steps + 1, desc=config.dataset, unit='update',
                            initial=start, total=config.steps, dynamic_ncols=True):
@@ -224,7 +270,7 @@ def train(config: TrainConfig) -> IDQL:
             last = step == config.steps
             reports = step % config.log_every == 0 or last
             periodic = step % config.checkpoint_every == 0 or last
-            scores = environment is not None and (step % config.evaluate_every == 0 or last)
+            scores = scores_after(step)
             if not (reports or periodic or scores or signals):
                 continue
             learners = idql.unstack()
@@ -266,7 +312,7 @@ def _begin(config: TrainConfig) -> tuple[IDQL, list[Run], int, int, Info]:
         described = replace(data, provenance=data.provenance | {'config': describe(own)})
         run = Run(own, described, columns, step)
         if config.resume:
-            run.generator.set_state(states[-1]['generator'])
+            run.sampler.generator.set_state(states[-1]['generator'])
             alone.append(learner(states[-1]))
         else:
             torch.manual_seed(own.seed)  # initial networks
