@@ -31,7 +31,8 @@ def test_steps_are_those_of_pytorchs_adamw(decay):
     adam = Adam(FlatParameters(net), net, decay)
     reference = torch.optim.AdamW(same.parameters(), weight_decay=decay, foreach=False)
     for step in range(20):
-        x, rate = torch.randn(7, 3, generator=torch.Generator().manual_seed(step)), 0.1 / (1 + step)
+        x = torch.randn(7, 3, generator=torch.Generator().manual_seed(step))
+        rate = 0.1 / (1 + step)
         adam.step(net(x).square().mean(), rate)
         reference.param_groups[0]['lr'] = rate
         reference.zero_grad()

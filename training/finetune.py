@@ -42,7 +42,7 @@ from training.checkpoint import (
 )
 from training.config import read_yaml, TrainConfig
 from training.datasets import DatasetError
-from training.evaluate import act, tick_time, comparability, Decide, evaluate
+from training.evaluate import act, comparability, Decide, evaluate, tick_time
 from training.export import export
 from training.idql import Batch, IDQL, IDQLConfig, Info
 from training.logs import Log, METRICS

@@ -220,7 +220,7 @@ class IDQL(nn.Module):
         return stacked
 
     def unstack(self) -> list['IDQL']:
-        """Return copies, on the CPU, of the learners that this one is: those of `stack`, or one."""
+        """Return copies, on the CPU, of the learners in this one: those of `stack`, or one."""
         stacked = self.observation_mean.dim() > 1
         state, learners = {k: v.cpu() for k, v in self.state_dict().items()}, []
         for i in range(len(self.observation_mean) if stacked else 1):

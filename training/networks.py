@@ -210,7 +210,7 @@ class Perceptron(nn.Module):
                 scales = (None, None) if norm is None else (norm.weight, norm.bias)
                 x = HiddenLayer.apply(x, dense.weight, dense.bias, *scales)
             else:
-                x = torch.relu(dense(x) if norm is None else norm(dense(x)))
+                x = torch.relu_(dense(x) if norm is None else norm(dense(x)))
         return self.output(x).squeeze(-1)
 
 
