@@ -124,7 +124,7 @@ def test_what_an_update_reads_and_writes_stays_where_it_is(seeds):
         return [leaf.data_ptr() for leaf in leaves]
 
     before, values = places(), idql.actor.output.weight.detach().clone()
-    update = updater(idql, samplers)
+    update = updater([idql], samplers)
     for _ in range(3):
         update()
     assert places() == before
@@ -135,7 +135,7 @@ def test_a_rate_on_the_device_makes_the_same_updates():
     one, other = learner({}), learner({})
     other.rate_on_device()
     for idql in (one, other):
-        update = updater(idql, [Sampler(transitions(200, 'cpu'), ROWS, 0)])
+        update = updater([idql], [Sampler(transitions(200, 'cpu'), ROWS, 0)])
         for _ in range(60):  # to the end of the cosine
             update()
     assert one.actor_learning_rate() == 0
@@ -160,7 +160,7 @@ def test_recorded_updates_equal_those_made_one_by_one(settings, seeds):
     columns = transitions(200, 'cuda')
     graphed, plain = (learner(settings, seeds).to('cuda') for _ in range(2))
     samplers, others = ([Sampler(columns, ROWS, seed) for seed in range(seeds)] for _ in range(2))
-    update = updater(graphed, samplers)
+    update = updater([graphed], samplers)
     lead = (seeds,) if seeds > 1 else ()
     for number in range(50):
         info = {key: value.clone() for key, value in update().items()}

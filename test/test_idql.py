@@ -257,3 +257,41 @@ def test_settings_out_of_range_are_refused_by_name(settings):
     name = 'diffusion steps' if 'diffusion_steps' in settings else list(settings)[-1]
     with pytest.raises(ValueError, match=f'{name}: expected'):
         small(**settings)
+
+
+def test_learners_side_by_side_make_the_updates_of_each_alone():
+    alone = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        alone.append(small(critics=3, actor_dropout=0.2, critic_layer_norm=True,
+                           value_layer_norm=True, value_input_layer_norm=True))
+        with torch.no_grad():
+            for parameter in alone[-1].parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    stacked = IDQL.stack(alone)
+    start = stacked.actor.output.weight.detach().clone()
+    generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
+    for _ in range(5):
+        batches, draws, infos = [], [], []
+        for idql, generator in zip(alone, generators, strict=True):
+            batch = Batch(*(
+                x[torch.randint(32, (16,), generator=generator)] for x in small_batch()[0]))
+            batches.append(batch)
+            draws.append(idql.draw(16, generator))
+            infos.append(idql.update(batch, *draws[-1]))
+        info = stacked.update(*(
+            Batch(*map(torch.stack, zip(*batches, strict=True))),
+            *map(torch.stack, zip(*draws, strict=True))))
+        for key, value in info.items():
+            expected = torch.stack([each[key] for each in infos])
+            torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-5)
+    assert (stacked.actor.output.weight - start).abs().max() > 1e-3
+    for idql, found in zip(alone, stacked.unstack(), strict=True):
+        state = found.state_dict()
+        for name, value in idql.state_dict().items():
+            assert (state[name] - value).abs().max() < 1e-5, name
+        for name, adam in found.optimisers.items():
+            ours, theirs = adam.state_dict(), idql.optimisers[name].state_dict()
+            assert ours['steps'] == theirs['steps'] == 5
+            for key in ('means', 'squares'):
+                torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)

@@ -28,7 +28,7 @@ else:
 units = torch.zeros(17), torch.ones(17), torch.zeros(6), torch.ones(6)
 columns = Batch(torch.randn(1000, 17), torch.rand(1000, 6), torch.randn(1000), torch.ones(1000),
                 torch.randn(1000, 17))
-update = updater(IDQL(IDQLConfig(), *units), [Sampler(columns, 512, 0)])
+update = updater([IDQL(IDQLConfig(), *units)], [Sampler(columns, 512, 0)])
 for _ in range(5):
     update()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -28,7 +28,7 @@ def test_parameters_keep_their_values_and_share_one_vector():
 @pytest.mark.parametrize('decay', [0.0, 0.1])
 def test_steps_are_those_of_pytorchs_adamw(decay):
     net, same = network(), network()
-    adam = Adam(FlatParameters(net), net, decay)
+    adam = Adam(FlatParameters(net), decay)
     reference = torch.optim.AdamW(same.parameters(), weight_decay=decay, foreach=False)
     for step in range(20):
         x = torch.randn(7, 3, generator=torch.Generator().manual_seed(step))
@@ -45,14 +45,14 @@ def test_steps_are_those_of_pytorchs_adamw(decay):
 def test_state_goes_on_where_it_was_and_stacks():
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     nets = [network(0), network(1)]
-    adams = [Adam(FlatParameters(net), net) for net in nets]
+    adams = [Adam(FlatParameters(net)) for net in nets]
     for net, adam in zip(nets, adams, strict=True):
         adam.step(net(x).square().mean(), 0.01)
     states = [adam.state_dict() for adam in adams]
     joined = optimiser.stack(states)
     again = network(2)
     again.load_state_dict(nets[1].state_dict())
-    other = Adam(FlatParameters(again), again)
+    other = Adam(FlatParameters(again))
     other.load_state_dict(optimiser.unstack(joined, 1))
     for net, adam in ((nets[1], adams[1]), (again, other)):
         adam.step(net(x).square().mean(), 0.01)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from training import machine
 from training.config import read_config
 from training.idql import Batch, IDQL, IDQLConfig, LARGEST_ACTION
-from training.train import Sampler, updater
+from training.train import arrange, Sampler, updater
 import tyro
 
 CONFIGS = Path(__file__).parents[1] / 'config' / 'training'
@@ -198,8 +198,8 @@ def learners(number: int, config: IDQLConfig, observations: int, actions: int) -
 def ours(number: int, config: IDQLConfig, data: Batch, batch: int) -> Callable[[], Any]:
     """Return an update of the learner as training.train makes it, of so many seeds at once."""
     alone = learners(number, config, data.observations.shape[1], data.actions.shape[1])
-    idql = (alone[0] if number == 1 else IDQL.stack(alone)).to(data.rewards.device)
-    return updater(idql, [Sampler(data, batch, seed) for seed in range(number)])
+    samplers = [Sampler(data, batch, seed) for seed in range(number)]
+    return updater(arrange(alone, data.rewards.device.type), samplers)
 
 
 def plain(config: IDQLConfig, data: Batch, batch: int) -> Callable[[], Any]:

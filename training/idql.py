@@ -201,8 +201,7 @@ class IDQL(nn.Module):
             name: optimiser.FlatParameters(network) for name, network in self.named_children()}
         decays = {'actor': config.actor_weight_decay, 'critics': 0.0, 'value': 0.0}
         self.optimisers = {
-            name: optimiser.Adam(self._flat[name], self.get_submodule(name), decay)
-            for name, decay in decays.items()}
+            name: optimiser.Adam(self._flat[name], decay) for name, decay in decays.items()}
 
     @classmethod
     def stack(cls, learners: Sequence['IDQL']) -> 'IDQL':

@@ -11,6 +11,7 @@ class FlatParameters:
     """The parameters of a network as views of one vector, so that one call averages them.
 
     Attributes:
+        parameters: Name -> parameter.
         vector: (P,), all of them.
         named: Name -> view of the vector, in the parameter's shape.
     """
@@ -22,18 +23,18 @@ class FlatParameters:
 
     def gather(self) -> None:
         """Do it again, after something gave the parameters memories of their own."""
-        parameters = dict(self._network.named_parameters())
-        self.vector = torch.cat([p.detach().flatten() for p in parameters.values()])
+        # Once, and not at every step: walking through the modules takes as long as a small layer.
+        self.parameters = dict(self._network.named_parameters())
+        self.vector = torch.cat([p.detach().flatten() for p in self.parameters.values()])
         self.named = self.views(self.vector)
-        for name, parameter in parameters.items():
+        for name, parameter in self.parameters.items():
             parameter.data = self.named[name]
 
     def views(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the parts of a vector (P,) that belong to each parameter, in its shape."""
-        parameters = dict(self._network.named_parameters())
-        parts = vector.split([p.numel() for p in parameters.values()])
+        parts = vector.split([p.numel() for p in self.parameters.values()])
         return {name: part.view(p.shape)
-                for part, (name, p) in zip(parts, parameters.items(), strict=True)}
+                for part, (name, p) in zip(parts, self.parameters.items(), strict=True)}
 
 
 class Adam:
@@ -45,15 +46,14 @@ class Adam:
     BETAS = 0.9, 0.999
     EPSILON = 1e-8
 
-    def __init__(self, flat: FlatParameters, network: nn.Module, decay: float = 0.0) -> None:
+    def __init__(self, flat: FlatParameters, decay: float = 0.0) -> None:
         """Begin with no moments.
 
         Args:
-            flat: The network's parameters.
-            network: That network.
+            flat: The parameters of a network.
             decay: Weight decay, times the learning rate.
         """
-        self._flat, self._network, self._decay = flat, network, decay
+        self._flat, self._decay = flat, decay
         self.reset()
 
     def reset(self) -> None:
@@ -69,7 +69,7 @@ class Adam:
             loss: Of the network's parameters.
             rate: The learning rate.
         """
-        gradients = torch.autograd.grad(loss.sum(), list(self._network.parameters()))
+        gradients = torch.autograd.grad(loss.sum(), list(self._flat.parameters.values()))
         self._steps += 1
         parameters = list(self._flat.named.values())
         torch._fused_adamw_(

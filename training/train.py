@@ -101,13 +101,38 @@ class Sampler:
         return Batch(*(c[indices] for c in self._columns)), idql.draw(self._size, self.generator)
 
 
-def updater(idql: IDQL, samplers: Sequence[Sampler]) -> Callable[[], Info]:
-    """Return what makes an update each time it is called, and returns what `IDQL.update` does.
+def arrange(alone: Sequence[IDQL], device: str) -> list[IDQL]:
+    """Return what is updated to train learners side by side.
+
+    On a GPU one learner that is all of them, whose products are batched. On a CPU each by itself,
+    in turn: there a batch of products takes as long as one after the other, but rounds
+    differently, and at a ReLU the last digit can decide: a seed would not be its run alone.
+    """
+    if device == 'cuda':
+        return [(alone[0] if len(alone) == 1 else IDQL.stack(alone)).to(device)]
+    return list(alone)
+
+
+def updater(learners: Sequence[IDQL], samplers: Sequence[Sampler]) -> Callable[[], Info]:
+    """Return what makes an update of every seed each time it is called.
+
+    What it returns is what `IDQL.update` does, with an axis of seeds where there are several.
 
     Args:
-        idql: The learner; of several samplers, one that has as many seeds side by side.
+        learners: As `arrange` returns them.
         samplers: One for each seed.
     """
+    if len(learners) > 1:
+        each = [updater([idql], [sampler])
+                for idql, sampler in zip(learners, samplers, strict=True)]
+
+        def update_each() -> Info:
+            infos = [update() for update in each]
+            return {key: torch.stack([info[key] for info in infos]) for key in infos[0]}
+
+        return update_each
+    idql, = learners
+
     def update(learn: Callable[..., Info]) -> Info:
         batches, draws = zip(*(sampler.draw(idql) for sampler in samplers), strict=True)
         return learn(_side_by_side(batches), *_side_by_side(draws))
@@ -244,12 +269,15 @@ def train(config: TrainConfig) -> IDQL:
         raise ConfigError('device: expected a GPU that PyTorch can use, found none')
     if config.idql.actor_decay_steps is None:
         config = replace(config, idql=replace(config.idql, actor_decay_steps=config.steps))
-    idql, runs, start, since, sums = _begin(config)
+    learners, runs, start, since, sums = _begin(config)
     environment = None
     if config.evaluate_every is not None:
         environment = find_environment(config, runs[0].data.spec_json)
 
-    update = updater(idql, [run.sampler for run in runs])
+    update = updater(learners, [run.sampler for run in runs])
+
+    def each() -> list[IDQL]:  # as it is, and as it stays while training goes on
+        return [alone for idql in learners for alone in idql.unstack()]
 
     def scores_after(step: int) -> bool:
         return environment is not None and step > 0 and (
@@ -259,7 +287,7 @@ def train(config: TrainConfig) -> IDQL:
         for run in runs:
             logs.enter_context(run.log)
         if scores_after(start):  # a stop may have come between checkpoint and evaluation
-            for run, alone in zip(runs, idql.unstack(), strict=True):
+            for run, alone in zip(runs, each(), strict=True):
                 run.score(alone, start, environment)
         timed, started = start, time.perf_counter()
         for step in trange(start + 1, config.steps + 1, desc=config.dataset, unit='update',
@@ -273,29 +301,29 @@ def train(config: TrainConfig) -> IDQL:
             scores = scores_after(step)
             if not (reports or periodic or scores or signals):
                 continue
-            learners = idql.unstack()
+            found = each()
             if reports:
                 rate = (step - timed) / (time.perf_counter() - started)
                 for i, run in enumerate(runs):
                     means = {k: v.reshape(-1)[i].item() / since for k, v in sums.items()}
-                    run.write_metrics(step, means, learners[i], rate)
+                    run.write_metrics(step, means, found[i], rate)
                 sums, since, timed, started = {}, 0, step, time.perf_counter()
             if periodic or signals:
                 for i, run in enumerate(runs):
                     own = {key: value.reshape(-1)[i].cpu() for key, value in sums.items()}
-                    run.save(learners[i], step, since, own, periodic)
+                    run.save(found[i], step, since, own, periodic)
             if signals and not last:
                 raise Stopped(signals[0], step, Path(config.output) / CHECKPOINT)
             if scores:
                 paused = time.perf_counter()
-                for run, alone in zip(runs, learners, strict=True):
+                for run, alone in zip(runs, found, strict=True):
                     run.score(alone, step, environment)
                 started += time.perf_counter() - paused
-    return idql.eval()
+    return (learners[0] if len(learners) == 1 else IDQL.stack(learners)).eval()
 
 
-def _begin(config: TrainConfig) -> tuple[IDQL, list[Run], int, int, Info]:
-    """Return the learner, the seeds' runs, the updates done, those since a row, and its sums."""
+def _begin(config: TrainConfig) -> tuple[list[IDQL], list[Run], int, int, Info]:
+    """Return the learners, the seeds' runs, the updates done, those since a row, and its sums."""
     alone, runs, states = [], [], []
     data = None
     for own in each_seed(config):
@@ -324,14 +352,14 @@ def _begin(config: TrainConfig) -> tuple[IDQL, list[Run], int, int, Info]:
             f'{config.output}: expected seeds that stopped after the same update, found '
             f'{sorted(steps)}; go on with each alone: --seed K --seeds 1 --output '
             f'{config.output}/seed-K')
-    idql = (alone[0] if len(alone) == 1 else IDQL.stack(alone)).to(config.device)
+    learners = arrange(alone, config.device)
     if not config.resume:
-        return idql, runs, 0, 0, {}
+        return learners, runs, 0, 0, {}
     sums = {key: torch.stack([state['sums'][key] for state in states]).to(config.device)
             for key in states[0]['sums']}
     if len(alone) == 1:
         sums = {key: value[0] for key, value in sums.items()}
-    return idql, runs, states[0]['step'], states[0]['since'], sums
+    return learners, runs, states[0]['step'], states[0]['since'], sums
 
 
 def _read_state(config: TrainConfig, data: Data) -> dict[str, Any]:
