@@ -98,6 +98,17 @@ def test_a_name_without_a_task_is_the_default_one_and_each_preset_comes_once():
         'cube-double-play-task2', 'antmaze-large-navigate-task1', 'hopper-medium-v2']
 
 
+@pytest.mark.parametrize(('alias', 'preset'), [
+    ('cube-single', 'cube-single-play-task2'), ('cube-double', 'cube-double-play-task2'),
+    ('scene', 'scene-play-task2'), ('puzzle-3x3', 'puzzle-3x3-play-task4'),
+    ('puzzle-4x4', 'puzzle-4x4-play-task4'), ('antmaze-large', 'antmaze-large-navigate-task1'),
+    ('pointmaze', 'pointmaze-medium-navigate-task1')])
+def test_a_short_name_is_the_default_task_listed_and_documented(alias, preset):
+    assert [found.name for found in find([alias, preset])] == [preset]
+    assert [alias, preset] in [line.split() for line in benchmark.listing(None).splitlines()]
+    assert f'`{alias}`' in (ROOT / 'doc' / 'benchmarks.md').read_text()
+
+
 def test_an_unknown_name_is_refused_with_near_ones():
     with pytest.raises(BenchmarkError, match='hopper-medium-v2'):
         find(['hopper-medium'])
@@ -242,7 +253,7 @@ def test_no_preset_is_refused_and_list_prints_them_all(tmp_path, capsys):
     assert '--list' in refused(capsys)
     (tmp_path / 'cube-single-play-v0.npz').touch()
     benchmark._call(['--list', '--root', str(tmp_path)])
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.split('\n\n')[0].splitlines()
     assert len(lines) == 1 + len(PRESETS)
     there = {line.split()[0] for line in lines if line.split()[3] == 'there'}
     assert there == {f'cube-single-play-task{task}' for task in range(1, 6)}

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import multiprocessing
+from multiprocessing import forkserver
 import os
 from pathlib import Path
 import random
@@ -11,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -198,6 +200,76 @@ def test_an_interrupt_leaves_no_process_and_no_scores(tmp_path, ending):
         assert seen.decode().endswith('error: interrupted; nothing was written\n')
     assert b'Traceback' not in seen
     assert not list(tmp_path.iterdir())
+
+
+PROGRAM_WITH_A_HANDLER = """
+import signal, sys
+from idql_ros.environments import make
+from idql_ros.policy import Policy
+from training import evaluate
+
+make(sys.argv[2]).close()  # what it imports runs programs that SIGTERM ends
+received = []
+for kind in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(kind, lambda number, _: received.append(number))
+print('ready', flush=True)
+results = evaluate.evaluate(Policy(sys.argv[1]), sys.argv[2], 60, 0, 1, 'test', parallel=2)
+print(len(results), len(received), flush=True)
+sys.stdin.read()  # an interpreter that ends hears signals again
+"""
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize('ending', [signal.SIGTERM, signal.SIGINT])
+def test_evaluation_goes_on_where_its_process_group_is_to_end_and_it_will_not(ending):
+    """Signals come while the processes start, while they import and while they simulate."""
+    child = subprocess.Popen(
+        [sys.executable, '-c', PROGRAM_WITH_A_HANDLER, DEFAULT, f'{__name__}:short_maze'],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, text=True,
+        env={**os.environ, 'PYTHONPATH': f'{ROOT}:{ROOT / "test"}'})
+    over = threading.Event()
+
+    def send():
+        while not over.wait(0.05):
+            os.killpg(child.pid, ending)
+
+    sender = threading.Thread(target=send)
+    try:
+        assert child.stdout.readline() == 'ready\n'
+        sender.start()
+        line = child.stdout.readline()
+        over.set()
+        sender.join()
+        _, errors = child.communicate()
+        assert child.returncode == 0, errors
+        episodes, received = map(int, line.split())
+        assert episodes == 60 and received > 3
+        assert 'Traceback' not in errors
+    finally:
+        over.set()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+
+
+def test_loss_of_the_server_that_starts_processes_harms_no_evaluation():
+    opened, maze = Policy(DEFAULT), f'{__name__}:short_maze'
+    lost = []
+
+    class Losing(Policy):
+        def decide_batch(self, *arguments, **settings):
+            if not lost:  # the processes are under way
+                lost.append(forkserver._forkserver._forkserver_pid)
+                os.kill(lost[0], signal.SIGKILL)
+            return super().decide_batch(*arguments, **settings)
+
+    expected = evaluate.evaluate(opened, maze, 4, 0, 1, 'test', parallel=2)
+    for policy in (Losing(DEFAULT), opened):
+        found = evaluate.evaluate(policy, maze, 4, 0, 1, 'test', parallel=2)
+        assert [r.total_reward for r in found] == [r.total_reward for r in expected]
+        assert not multiprocessing.active_children()
+    assert forkserver._forkserver._forkserver_pid not in lost
 
 
 def of_d4rl(name):

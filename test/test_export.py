@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from idql_ros.environments import plain_spec
-from idql_ros.policy import Policy
+from idql_ros.policy import MAX_CANDIDATES, Policy
 from idql_ros.spec import load
 import numpy as np
 import onnx
@@ -79,6 +79,19 @@ def test_report_tells_the_worst_difference_found(tmp_path):
     assert report.comparisons == 8 * (1 + 5 + 7)
     assert 0 < report.candidates_error < 1e-4
     assert str(tmp_path / 'policy.onnx') in str(report)
+
+
+@pytest.mark.parametrize(('candidates', 'compared'), [
+    (64, 64 * 64), (128, 32 * 128), (4096, 4096), (4097, 4097), (MAX_CANDIDATES, MAX_CANDIDATES)])
+def test_comparison_takes_no_more_candidates_at_a_time_than_fit_into_memory(
+        tmp_path, candidates, compared):
+    idql = learner(candidates=candidates)
+    sizes = []
+    idql.register_forward_hook(
+        lambda _, inputs, outputs: sizes.append(outputs[1].numel()))
+    report = export(idql, SPEC, {}, tmp_path / 'policy.onnx')
+    assert max(sizes) <= 4096
+    assert report.comparisons == sum(sizes) == 64 * (1 + 7) + compared
 
 
 @pytest.mark.parametrize('net', ['averaged_actor', 'target_critics', 'value'])
@@ -234,7 +247,7 @@ def test_environment_that_does_not_fit_is_refused(tmp_path, arguments, reason):
 
 MEASURE = """
 import sys
-from idql_ros.policy import Policy
+from idql_ros.policy import MAX_CANDIDATES, Policy
 import numpy as np
 
 def kilobytes(key):

@@ -1,5 +1,6 @@
 """The learner: agreement with the reference trajectories, and the losses' properties."""
 
+import copy
 import os
 from pathlib import Path
 
@@ -250,13 +251,41 @@ def test_actor_learning_rate_falls_as_a_cosine_and_stays_at_zero():
 
 @pytest.mark.parametrize('settings', [
     {'critic_loss': 'huber'}, {'critic_parameter': 1.0}, {'discount': 1.0},
-    {'critic_loss': 'exponential', 'critic_parameter': 0.0}, {'time_features': (7, 16)},
-    {'schedule': 'sigmoid'}, {'diffusion_steps': 0},
+    {'critic_loss': 'exponential', 'critic_parameter': 0.0},
+    {'critic_loss': 'exponential', 'critic_parameter': float('inf')},
+    {'critic_loss': 'exponential', 'critic_parameter': float('nan')},
+    {'time_features': (7, 16)}, {'time_features': (0, 16)}, {'schedule': 'sigmoid'},
+    {'diffusion_steps': 0}, {'actor_dropout': 1.0}, {'actor_dropout': -0.5}, {'actor_width': 0},
+    {'actor_blocks': -1}, {'critics': 0}, {'critic_hidden': (8, 0)}, {'candidates': 0},
+    {'candidates': 100_000}, {'actor_decay_steps': 0}, {'actor_learning_rate': -1e-3},
+    {'critic_learning_rate': float('nan')}, {'critic_target_rate': 2.0},
+    {'actor_average_rate': 0.0}, {'actor_precision': 'float16'},
 ])
 def test_settings_out_of_range_are_refused_by_name(settings):
-    name = 'diffusion steps' if 'diffusion_steps' in settings else list(settings)[-1]
-    with pytest.raises(ValueError, match=f'{name}: expected'):
+    with pytest.raises(ValueError, match=f'{list(settings)[-1]}: expected'):
         small(**settings)
+
+
+def test_copied_learner_learns_by_itself():
+    idql = small()
+    idql.update(*small_batch())
+    copied = copy.deepcopy(idql)
+    state = {name: value.clone() for name, value in idql.state_dict().items()}
+    copied.update(*small_batch())
+    for name, value in idql.state_dict().items():
+        assert torch.equal(value, state[name])
+        if not name.startswith(('observation', 'action')):
+            assert not torch.equal(value, copied.state_dict()[name]), name
+    idql.update(*small_batch())
+    assert all(torch.equal(value, copied.state_dict()[name])
+               for name, value in idql.state_dict().items())
+
+
+def test_network_moved_by_itself_is_refused_and_does_not_stand_still():
+    idql = small()
+    idql.actor.double().float()
+    with pytest.raises(RuntimeError, match='move the whole learner'):
+        idql.update(*small_batch())
 
 
 def test_learners_side_by_side_make_the_updates_of_each_alone():

@@ -179,7 +179,7 @@ def test_a_wrong_option_is_told_by_what_it_spoils(tmp_path, option, value, kind,
 
 
 @pytest.mark.parametrize(('key', 'kind', 'by'), [
-    ('schedule/betas', 'schedule', 1e-5),
+    ('schedule/betas', 'schedule', 2e-4),
     ('loss/1/actor_loss', 'actor_loss (relative)', 1e-3),
     ('loss/1/value_loss', 'value_loss (relative)', 1e-3),
     ('loss/2/critic_loss', 'critic_loss (relative)', 1e-3),

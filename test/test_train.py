@@ -13,6 +13,7 @@ import threading
 import time
 
 import gymnasium
+from idql_ros.environments import SimulationError
 from idql_ros.policy import Policy
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from training.train import (
     fixed_sample,
     load_data,
     main,
+    Stopped,
     train,
 )
 
@@ -224,7 +226,7 @@ def test_only_the_same_run_is_resumed(config, tmp_path):
     train(config)
     with pytest.raises(CheckpointError, match='^batch_size: expected 16 .* found 8'):
         train(replace(config, resume=True, batch_size=8))
-    with pytest.raises(CheckpointError, match='^idql.actor_decay_steps: expected 7 .* found 9'):
+    with pytest.raises(CheckpointError, match='^steps: expected 7 .* found 9'):
         train(replace(config, resume=True, steps=9))
     write_dataset(tmp_path / 'other', kept=range(4))
     with pytest.raises(CheckpointError, match='^dataset_hash: '):
@@ -487,3 +489,71 @@ def test_evaluations_score_the_policy_file_and_change_nothing_of_the_training(co
         np.mean([result.total_reward for result in results]), rel=1e-5)
     with pytest.raises(ConfigError, match='environment: expected one to evaluate in'):
         train(replace(config, environment=None))
+
+
+def test_environment_is_checked_before_the_first_update(config, tmp_path):
+    path, = (tmp_path / 'data').rglob('metadata.json')
+    metadata = json.loads(path.read_text())
+    del metadata['idql_ros_spec']
+    path.write_text(json.dumps(metadata))
+    for environment, message in (('NoSuch-v0', 'environment NoSuch-v0'),
+                                 ('Pendulum-v1', 'expected 2 observations and 2 actions')):
+        with pytest.raises(SimulationError, match=message):
+            train(replace(config, evaluate_every=100, environment=environment))
+        assert not (tmp_path / 'run' / 'metrics.csv').exists()
+
+
+def test_learner_that_is_not_finite_leaves_the_checkpoint_before(config, tmp_path):
+    # The checkpoint comes before the row of metrics that would tell.
+    config = replace(config, steps=1000, checkpoint_every=1, log_every=1000,
+                     idql=replace(config.idql, critic_learning_rate=1e8))
+    with pytest.raises(DivergenceError, match='expected finite parameters'):
+        train(config)
+    content = read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')
+    assert content['step'] >= 1
+    assert all(tensor.isfinite().all() for tensor in content['model'].values())
+
+
+def test_signal_ends_an_evaluation_which_is_made_on_resuming(config, tmp_path):
+    path, = (tmp_path / 'data').rglob('metadata.json')
+    metadata = json.loads(path.read_text())
+    del metadata['idql_ros_spec']
+    path.write_text(json.dumps(metadata))
+    config = replace(config, steps=6, evaluate_every=3, evaluate_episodes=4, evaluate_parallel=1,
+                     environment=f'{__name__}:Line')
+    whole = train(replace(config, output=str(tmp_path / 'whole'))).state_dict()
+
+    class Once(Line):
+        """Sends the signal in the third episode."""
+
+        episodes = 0
+
+        def reset(self, **keywords):
+            """Count."""
+            Once.episodes += 1
+            if Once.episodes == 5:  # after the checks before training
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().reset(**keywords)
+
+    globals()['Once'] = Once
+    with pytest.raises(Stopped, match='SIGTERM after update 3'):
+        train(replace(config, environment=f'{__name__}:Once'))
+    assert read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')['step'] == 3
+    resumed = train(replace(config, resume=True)).state_dict()
+    assert all(torch.equal(value, whole[key]) for key, value in resumed.items())
+    rows = [(folder / 'evaluations.csv').read_text() for folder in (
+        tmp_path / 'run', tmp_path / 'whole')]
+    assert rows[0] == rows[1]
+
+
+def test_seeds_that_cannot_all_be_saved_keep_the_checkpoints_before(config, tmp_path):
+    config = replace(config, seeds=3, steps=5)
+    train(config)
+    blocked = tmp_path / 'run' / 'seed-2' / '.checkpoint.pt.unfinished'
+    blocked.mkdir()  # as a full disk would, it stops the last of three
+    with pytest.raises(OSError, match='the checkpoint before this one stays'):
+        train(replace(config, steps=8, resume=True,
+                      idql=replace(config.idql, actor_decay_steps=5)))
+    steps = [read_checkpoint(tmp_path / 'run' / f'seed-{k}' / 'checkpoint.pt')['step']
+             for k in range(3)]
+    assert steps == [5, 5, 5]

@@ -101,6 +101,16 @@ OGBENCH = {
 # The task of an environment that hyper-parameters are chosen on.
 DEFAULT_TASK = {'antmaze': 1, 'pointmaze': 1, 'cube': 2, 'scene': 2, 'puzzle': 4}
 TASKS = range(1, 6)
+# Short names of OGBENCH's.
+ALIASES = {
+    'antmaze-large': 'antmaze-large-navigate',
+    'cube-single': 'cube-single-play',
+    'cube-double': 'cube-double-play',
+    'scene': 'scene-play',
+    'puzzle-3x3': 'puzzle-3x3-play',
+    'puzzle-4x4': 'puzzle-4x4-play',
+    'pointmaze': 'pointmaze-medium-navigate',
+}
 
 # 0.975 quantiles of Student's t with 1, 2, ... degrees of freedom; with more, the last: no
 # interval is too narrow by it.
@@ -169,14 +179,19 @@ def all_presets() -> dict[str, Preset]:
     return {preset.name: preset for preset in presets}
 
 
+def default_tasks() -> dict[str, str]:
+    """Return the names of OGBench without a task, long and short -> the preset of the default."""
+    default = {name: f'{name}-task{DEFAULT_TASK[name.split("-")[0]]}' for name in OGBENCH}
+    return default | {alias: default[name] for alias, name in ALIASES.items()}
+
+
 def find(names: Sequence[str]) -> list[Preset]:
     """Return presets by their names, each once; an OGBench name without a task: its default task.
 
     Raises:
         BenchmarkError: There is none of a name.
     """
-    presets = all_presets()
-    default = {name: f'{name}-task{DEFAULT_TASK[name.split("-")[0]]}' for name in OGBENCH}
+    presets, default = all_presets(), default_tasks()
     found = {}
     for name in names:
         preset = presets.get(default.get(name, name))
@@ -603,16 +618,21 @@ def as_picture(results: Sequence[Result]) -> bytes:
 
 
 def listing(root: str | None) -> str:
-    """Return a line for each preset: data set, environment, file, and whether it is there."""
+    """Return a line for each preset: data set, environment, file, and whether it is there.
+
+    And below, a line for each short name.
+    """
     rows = [('preset', 'data set', 'scored in', 'data', 'file')]
     for preset in all_presets().values():
         file = wanted_file(preset, root)
         rows.append((preset.name, preset.dataset, preset.environment,
                      'there' if file.is_file() else 'absent', str(file)))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    return '\n'.join(
+    lines = [
         '  '.join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]])
-        for row in rows)
+        for row in rows]
+    names = [f'{alias.ljust(widths[0])}  {default_tasks()[alias]}' for alias in ALIASES]
+    return '\n'.join([*lines, '', f'{"short name".ljust(widths[0])}  preset', *names])
 
 
 def run(
@@ -673,8 +693,9 @@ def main(
 
     Args:
         presets: Names of tasks, such as cube-single-play-task2 or hopper-medium-v2. An OGBench
-            name without a task, such as scene-play, is the task that is tuned on.
-        list_presets: Print all presets, the file that each wants and whether it is there.
+            name without a task, such as scene-play or scene, is the task that is tuned on.
+        list_presets: Print all presets, the file that each wants and whether it is there, and the
+            short names.
         output: Folder for the runs, results.csv, results.md and results.png.
         root: Folder of the data. Default: ~/.ogbench/data and ~/.d4rl/datasets.
         config: Training file for all presets, such as config/training/ogbench_cube_single.yaml

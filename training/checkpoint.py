@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from training.files import write_whole
+from training.files import write_all
 from training.idql import IDQL, IDQLConfig
 
 CHECKPOINT = 'checkpoint.pt'
@@ -25,24 +25,31 @@ class CheckpointError(ValueError):
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint; until it is complete, the one of this name stays.
+    """Write a checkpoint; see `save_checkpoints`."""
+    save_checkpoints({path: content})
+
+
+def save_checkpoints(contents: Mapping[Path, dict[str, Any]]) -> None:
+    """Write checkpoints that belong together; until all are complete, those before stay.
 
     Args:
-        path: The file.
-        content: Numbers, text, tensors, and lists and dictionaries of them.
+        contents: The file -> numbers, text, tensors, and lists and dictionaries of them.
 
     Raises:
-        OSError: It cannot be written; the one before it is as it was.
+        OSError: They cannot be written; those before are as they were.
     """
-    # Through memory: PyTorch's own writer of files does not say what went wrong with a disk.
-    buffer = io.BytesIO()
-    torch.save({'format_version': CHECKPOINT_FORMAT} | content, buffer)
+    buffers = {}
+    for path, content in contents.items():
+        # Through memory: PyTorch's own writer of files does not say what went wrong with a disk.
+        buffer = io.BytesIO()
+        torch.save({'format_version': CHECKPOINT_FORMAT} | content, buffer)
+        buffers[path] = buffer.getbuffer()
     try:
-        write_whole(path, buffer.getbuffer())
+        write_all(buffers)
     except OSError as error:
         raise OSError(
-            error.errno, f'{error.strerror}; the checkpoint before this one stays', str(path)
-        ) from error
+            error.errno, f'{error.strerror}; the checkpoint before this one stays',
+            str(next(iter(contents)))) from error
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

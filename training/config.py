@@ -86,6 +86,8 @@ class TrainConfig:
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f'validation_fraction: expected a value in [0, 1), found '
                              f'{self.validation_fraction}')
+        if not 0 <= self.seed <= 2**63 - self.seeds:
+            raise ValueError(f'seed: expected 0 to {2**63 - self.seeds}, found {self.seed}')
         if not np.isfinite(self.reward_shift):
             raise ValueError(f'reward_shift: expected a finite number, found {self.reward_shift}')
 

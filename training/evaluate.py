@@ -7,7 +7,7 @@ inference decides for all of them. Needs neither torch nor a dataset.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 import json
 import math
@@ -204,6 +204,8 @@ def _run_episodes(
 def _robots(number: int, environment: str, spec: Spec, seed: int) -> Iterator[list[Connection]]:
     """Start processes that simulate a robot each; they end with the block, or with this process.
 
+    A signal that goes to all processes ends none of them: this one may finish its evaluation.
+
     Raises:
         SimulationError: A process ended early.
     """
@@ -214,11 +216,12 @@ def _robots(number: int, environment: str, spec: Spec, seed: int) -> Iterator[li
     try:
         for _ in range(number):
             ours, theirs = context.Pipe()
+            connections.append(ours)
             process = context.Process(
                 target=_simulate, args=(theirs, environment, spec, seed), daemon=True)
-            process.start()
+            with workers.deaf():
+                process.start()
             processes.append(process)
-            connections.append(ours)
             theirs.close()  # or its end would not be seen
         yield connections
     except (EOFError, ConnectionError) as error:
@@ -226,8 +229,11 @@ def _robots(number: int, environment: str, spec: Spec, seed: int) -> Iterator[li
             f'environment {environment}: expected {number} processes that simulate it, found one '
             'that ended early; what it printed, if anything, says why') from error
     finally:
+        # Both: a step can take long, and an interrupt can come before a process is in the list.
+        for connection in connections:
+            connection.close()
         for process in processes:
-            process.terminate()
+            process.kill()
         for process in processes:
             process.join()
 
@@ -240,12 +246,13 @@ def _simulate(parent: Connection, environment: str, spec: Spec, seed: int) -> No
         parent.send((observation, tick_ns))
         return parent.recv()
 
-    try:
-        robot = SimulatedRobot(make(environment), spec, seed)
-        while True:
-            parent.send(run_episode(robot, parent.recv(), decide))
-    except (SimulationError, messages.MessageError) as error:
-        parent.send(error)
+    with suppress(EOFError, ConnectionError):  # the parent wants no more
+        try:
+            robot = SimulatedRobot(make(environment), spec, seed)
+            while True:
+                parent.send(run_episode(robot, parent.recv(), decide))
+        except (SimulationError, messages.MessageError) as error:
+            parent.send(error)
 
 
 def comparability(provenance: dict[str, Any], env: Any) -> str | None:

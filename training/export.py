@@ -36,6 +36,9 @@ LARGEST_IR_VERSION = 9
 # q and v as a share of their range.
 TOLERANCE = 2e-4
 
+# Candidates that are compared at a time: what the networks hold of them grows with it.
+COMPARED_AT_ONCE = 4096
+
 
 class ExportError(ValueError):
     """A policy file cannot be written."""
@@ -83,7 +86,7 @@ def export(
         spec_json: The robot's spec as JSON.
         provenance: Where the network comes from: data, configuration, code; anything JSON holds.
         path: The file, usually ending in .onnx.
-        samples: Random observations to compare policy file and network on.
+        samples: Random observations to compare policy file and network on, at most.
 
     Returns:
         The worst differences found, all within tolerance.
@@ -165,7 +168,7 @@ def compare(idql: IDQL, model: bytes, path: Path, samples: int) -> ExportReport:
         model: The serialised ONNX model.
         path: What the report calls it.
         samples: Observations for each number of candidates tried, drawn around the statistics of
-            the training data.
+            the training data; fewer, at least one, where their candidates would be too many.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -174,14 +177,15 @@ def compare(idql: IDQL, model: bytes, path: Path, samples: int) -> ExportReport:
     steps, action_size = idql.config.diffusion_steps, idql.action_size
     expected, found = [], []
     for number in sorted({1, 7, idql.config.candidates}):
-        shape = (samples, steps, number, action_size)
-        noise = torch.randn(shape, generator=generator)
-        observations = torch.randn((samples, idql.observation_size), generator=generator)
+        batch = max(1, min(samples, COMPARED_AT_ONCE // number))
+        noise = torch.randn((batch, steps, number, action_size), generator=generator)
+        observations = torch.randn((batch, idql.observation_size), generator=generator)
         observations = idql.observation_mean + idql.observation_std * observations
-        with torch.no_grad():
-            expected.append([x.numpy() for x in idql(observations, noise)])
-        feed = {'observations': observations.numpy(), 'noise': noise.numpy()}
-        found.append(session.run(OUTPUTS, feed))
+        for part in noise.split(COMPARED_AT_ONCE, 2):
+            with torch.no_grad():
+                expected.append([x.numpy() for x in idql(observations, part)])
+            feed = {'observations': observations.numpy(), 'noise': part.numpy()}
+            found.append(session.run(OUTPUTS, feed))
 
     def join(answers: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         candidates, q, v = zip(*answers, strict=True)

@@ -1,5 +1,6 @@
 """Files that are whole or not there: of one that is being replaced, the one before stays."""
 
+from collections.abc import Mapping
 import os
 from pathlib import Path
 
@@ -14,13 +15,28 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: It cannot be written; what was there before is as it was.
     """
+    write_all({path: content})
+
+
+def write_all(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Write files that belong together: none gets its name before all of them are on the disk.
+
+    Args:
+        contents: Path -> all of the file.
+
+    Raises:
+        OSError: One cannot be written; what was there before is as it was.
+    """
     # Always the same: what a killed process left is written over.
-    temporary = path.with_name(f'.{path.name}.unfinished')
+    temporary = {path: path.with_name(f'.{path.name}.unfinished') for path in contents}
     try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            with open(temporary[path], 'wb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            os.replace(temporary[path], path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for unfinished in temporary.values():
+            unfinished.unlink(missing_ok=True)

@@ -62,6 +62,8 @@ Actor = Literal['frozen', 'trained']
 # Exploration's episodes start with seeds from here on, evaluation's from 0 on: the policy is never
 # scored on a start that it has practised.
 EXPLORATION_SEEDS = 2**31
+# Of an exploring decision; what the networks hold of them grows with it.
+CANDIDATES_AT_ONCE = 4096
 MAX_SEED = 2**30
 
 
@@ -246,9 +248,11 @@ def explorer(
 
     def decide(observation: np.ndarray, _: int) -> Decision:
         noise = torch.randn(shape, generator=generator)
+        observations = torch.from_numpy(observation)[None]
         with torch.no_grad():
-            actions, q, v = (
-                x[0].numpy() for x in idql(torch.from_numpy(observation)[None], noise))
+            parts = [idql(observations, part) for part in noise.split(CANDIDATES_AT_ONCE, 2)]
+        actions, q = (torch.cat(x, 1)[0].numpy() for x in list(zip(*parts, strict=True))[:2])
+        v = parts[0][2]
         chosen = choose(
             q, float(v), extraction, uniform=torch.rand((), generator=generator).item(),
             critic_loss=idql.config.critic_loss, critic_parameter=idql.config.critic_parameter)
@@ -427,16 +431,43 @@ def finetune(config: FinetuneConfig) -> IDQL:
         robot, progress.episode, explorer(idql, config.exploration, candidates, exploring),
         lambda *episode: progress.ended.append(list(episode)))
 
-    def score() -> None:
-        """Evaluate the policy file that would be exported now."""
-        path = output / f'policy-{progress.step}.onnx'
-        export(idql, spec.to_json(), provenance(original, run, progress, idql), path)
-        log.evaluation(progress.step, candidates, evaluate(
-            Policy(path), environment, config.evaluate_episodes, 0, candidates,
-            f'evaluate at {progress.step}', parallel=config.evaluate_parallel))
+    def scores_after(step: int) -> bool:
+        return config.evaluate_every is not None and (
+            step % config.evaluate_every == 0 or step == config.steps)
+
+    def save() -> None:
+        """Write the checkpoint of the last step."""
+        save_checkpoint(output / CHECKPOINT, original | {
+            'config': training,
+            'provenance': provenance(original, run, progress, idql),
+            'step': idql.updates,
+            'model': idql.state_dict(),
+            'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
+            'finetuning': {
+                'config': run,
+                'progress': vars(progress),
+                'exploring': exploring.get_state(),
+                'learning': learning.get_state(),
+                # Copies: saved as they are, they would bring all the room that is left.
+                'replay': {k: v.clone() for k, v in replay.stored()._asdict().items()},
+            },
+        })
 
     with Log(output, start) as log, signals_received() as signals:
-        if config.evaluate_every is not None and start == 0:
+        def score() -> None:
+            """Evaluate the policy file that would be exported now."""
+            # An evaluation takes minutes, and is made again on resuming: a signal ends it.
+            with signals.ending(idql.updates, output / CHECKPOINT):
+                path = output / f'policy-{progress.step}.onnx'
+                export(idql, spec.to_json(), provenance(original, run, progress, idql), path)
+                log.evaluation(progress.step, candidates, evaluate(
+                    Policy(path), environment, config.evaluate_episodes, 0, candidates,
+                    f'evaluate at {progress.step}', parallel=config.evaluate_parallel))
+
+        # A stop may have come between checkpoint and evaluation.
+        if scores_after(start) and not log.has_evaluation(start, candidates):
+            if not config.resume:
+                save()
             score()
         timed, updated, started = start, idql.updates, time.perf_counter()
         for step in trange(start + 1, config.steps + 1, desc='finetune', unit='step',
@@ -445,6 +476,7 @@ def finetune(config: FinetuneConfig) -> IDQL:
             replay.add(transition, data.reward_scale * config.reward_factor * transition.reward
                        + training['reward_shift'])
             progress.step = step
+            progress.episode = robot.episode + 1
             progress.environment_steps += transition.length
             if step == config.start_after + 1:
                 warn_of_other_rewards(offline.rewards, replay.stored().rewards)
@@ -458,7 +490,8 @@ def finetune(config: FinetuneConfig) -> IDQL:
                         f'learning rates and the scale of the rewards, and at {output / METRICS}')
                 progress.add(info)
 
-            if step % config.log_every == 0 or step == config.steps:
+            last = step == config.steps
+            if step % config.log_every == 0 or last:
                 seconds = time.perf_counter() - started
                 log.metrics(step, progress.take_row(config.actor) | {
                     'replay': len(replay),
@@ -466,27 +499,12 @@ def finetune(config: FinetuneConfig) -> IDQL:
                     'steps_per_second': (step - timed) / seconds})
                 timed, updated, started = step, idql.updates, time.perf_counter()
 
-            if step % config.checkpoint_every == 0 or step == config.steps or signals:
-                progress.episode = robot.episode + 1
-                save_checkpoint(output / CHECKPOINT, original | {
-                    'config': training,
-                    'provenance': provenance(original, run, progress, idql),
-                    'step': idql.updates,
-                    'model': idql.state_dict(),
-                    'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
-                    'finetuning': {
-                        'config': run,
-                        'progress': vars(progress),
-                        'exploring': exploring.get_state(),
-                        'learning': learning.get_state(),
-                        # Copies: saved as they are, they would bring all the room that is left.
-                        'replay': {k: v.clone() for k, v in replay.stored()._asdict().items()},
-                    },
-                })
-            if signals and step < config.steps:
-                raise Stopped(signals[0], idql.updates, output / CHECKPOINT)
-            if config.evaluate_every is not None and (
-                    step % config.evaluate_every == 0 or step == config.steps):
+            scores = scores_after(step)
+            if step % config.checkpoint_every == 0 or last or scores or signals.received:
+                save()
+            if signals.received and not last:
+                raise Stopped(signals.received[0], idql.updates, output / CHECKPOINT)
+            if scores:
                 paused = time.perf_counter()
                 score()
                 started += time.perf_counter() - paused

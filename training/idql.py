@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import math
 from typing import Any, Literal, NamedTuple
 
-from idql_ros.policy import LARGEST_EXPONENTIAL
+from idql_ros.policy import LARGEST_EXPONENTIAL, MAX_CANDIDATES
 import torch
 from torch import nn, Tensor
 from training import diffusion, optimiser
@@ -89,6 +89,30 @@ class IDQLConfig:
         Raises:
             ValueError: A value is outside its range.
         """
+        for name in ('actor_width', 'diffusion_steps', 'critics', 'candidates',
+                     'actor_decay_steps'):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f'{name}: expected 1 or more, found {value}')
+        if self.candidates > MAX_CANDIDATES:
+            raise ValueError(
+                f'candidates: expected at most {MAX_CANDIDATES}, found {self.candidates}')
+        if self.actor_blocks < 0:
+            raise ValueError(f'actor_blocks: expected 0 or more, found {self.actor_blocks}')
+        for name in ('time_features', 'critic_hidden', 'value_hidden'):
+            if any(width < 1 for width in getattr(self, name)):
+                raise ValueError(
+                    f'{name}: expected widths of 1 or more, found {getattr(self, name)}')
+        if not 0 <= self.actor_dropout <= 0.999:
+            raise ValueError(f'actor_dropout: expected a share from 0 to 0.999, found '
+                             f'{self.actor_dropout}')
+        for name in ('actor_learning_rate', 'critic_learning_rate', 'actor_weight_decay'):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f'{name}: expected 0 or more, found {getattr(self, name)}')
+        for name in ('actor_average_rate', 'critic_target_rate'):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(
+                    f'{name}: expected a share above 0, 1 at most, found {getattr(self, name)}')
         if self.actor_precision not in ('float32', 'bfloat16'):
             raise ValueError("actor_precision: expected 'float32' or 'bfloat16', "
                              f'found {self.actor_precision!r}')
@@ -102,7 +126,7 @@ class IDQLConfig:
                 f'critic_parameter: expected tau of {self.critic_loss} in (0, 1), '
                 f'found {self.critic_parameter}'
             )
-        if self.critic_parameter <= 0:
+        if not 0 < self.critic_parameter < math.inf:
             raise ValueError(
                 f'critic_parameter: expected alpha above 0, found {self.critic_parameter}'
             )
@@ -232,6 +256,16 @@ class IDQL(nn.Module):
             alone.updates = self.updates
             learners.append(alone)
         return learners
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'IDQL':
+        """Return a copy that shares nothing: its parameters are one vector of its own."""
+        copied = IDQL(self.config, *(getattr(self, name) for name in UNITS))
+        copied = copied.to(self.betas.device)
+        copied.load_state_dict(self.state_dict())
+        for name, adam in copied.optimisers.items():
+            adam.load_state_dict(self.optimisers[name].state_dict())
+        copied.updates = self.updates
+        return copied.train(self.training)
 
     def _apply(self, *arguments: Any, **keywords: Any) -> 'IDQL':
         moments = {name: adam.state_dict() for name, adam in self.optimisers.items()}

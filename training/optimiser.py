@@ -68,7 +68,14 @@ class Adam:
         Args:
             loss: Of the network's parameters.
             rate: The learning rate.
+
+        Raises:
+            RuntimeError: The parameters are no longer where they were; see `gather` and `reset`.
         """
+        name, parameter = next(iter(self._flat.parameters.items()))
+        if parameter.data_ptr() != self._flat.named[name].data_ptr():
+            raise RuntimeError(f'{name}: expected a parameter that is a part of one vector, found '
+                               'one that was moved or copied by itself; move the whole learner')
         gradients = torch.autograd.grad(loss.sum(), list(self._flat.parameters.values()))
         self._steps += 1
         parameters = list(self._flat.named.values())

@@ -19,6 +19,7 @@ import time
 from typing import Any
 
 from idql_ros import environments
+from idql_ros import spec as specs
 from idql_ros.policy import Policy
 import numpy as np
 import torch
@@ -30,11 +31,11 @@ from training.checkpoint import (
     CheckpointError,
     learner,
     read_checkpoint,
-    save_checkpoint,
+    save_checkpoints,
 )
 from training.config import ConfigError, read_config, TrainConfig
 from training.datasets import Dataset, DatasetError
-from training.evaluate import evaluate
+from training.evaluate import comparability, evaluate
 from training.export import export
 from training.graph import GraphedUpdate
 from training.idql import Batch, Draws, IDQL, IDQLConfig, Info
@@ -195,30 +196,36 @@ class Run:
                 f'update {step}: expected finite losses, found {row}; look at the learning rates '
                 f'and the scale of the rewards, and at the metrics in {self.output}')
 
-    def save(self, alone: IDQL, step: int, since: int, sums: Info, periodic: bool) -> None:
-        """Write a checkpoint.
+    def state(self, alone: IDQL, step: int, since: int, sums: Info) -> dict[str, Any]:
+        """Return what a checkpoint holds.
 
         Args:
             alone: The learner as it is.
             step: The update it follows.
             since: Updates since the last row of metrics.
             sums: Over these, of what they returned.
-            periodic: It is one that the configuration asks for.
+
+        Raises:
+            DivergenceError: A parameter is not finite.
         """
-        content = {
+        model = alone.state_dict()
+        for name, tensor in model.items():
+            if not tensor.isfinite().all():
+                raise DivergenceError(
+                    f'update {step}: expected finite parameters, found {name} of seed '
+                    f'{self.config.seed} otherwise; the checkpoint before stays. Look at the '
+                    'learning rates and the scale of the rewards')
+        return {
             'config': asdict(self.config),
             'spec_json': self.data.spec_json,
             'provenance': self.data.provenance | {'updates': step},
             'step': step,
             'since': since,
             'sums': sums,
-            'model': alone.state_dict(),
+            'model': model,
             'optimisers': {k: o.state_dict() for k, o in alone.optimisers.items()},
             'generator': self.sampler.generator.get_state(),
         }
-        save_checkpoint(self.output / CHECKPOINT, content)
-        if periodic and self.config.keep_checkpoints:
-            save_checkpoint(self.output / f'checkpoint-{step}.pt', content)
 
     def score(self, alone: IDQL, step: int, environment: str) -> None:
         """Export the policy and evaluate the file: greedy, and one diffusion sample.
@@ -268,11 +275,13 @@ def train(config: TrainConfig) -> IDQL:
     if config.device == 'cuda' and not torch.cuda.is_available():
         raise ConfigError('device: expected a GPU that PyTorch can use, found none')
     if config.idql.actor_decay_steps is None:
+        _check_decay(config)
         config = replace(config, idql=replace(config.idql, actor_decay_steps=config.steps))
     learners, runs, start, since, sums = _begin(config)
     environment = None
     if config.evaluate_every is not None:
         environment = find_environment(config, runs[0].data.spec_json)
+        check_environment(environment, runs[0].data, learners[0])
 
     update = updater(learners, [run.sampler for run in runs])
 
@@ -284,11 +293,16 @@ def train(config: TrainConfig) -> IDQL:
             step % config.evaluate_every == 0 or step == config.steps)
 
     with ExitStack() as logs, signals_received() as signals:
+        def score(step: int, found: Sequence[IDQL]) -> None:
+            # An evaluation takes minutes, and is made again on resuming: a signal ends it.
+            with signals.ending(step, Path(config.output) / CHECKPOINT):
+                for run, alone in zip(runs, found, strict=True):
+                    run.score(alone, step, environment)
+
         for run in runs:
             logs.enter_context(run.log)
         if scores_after(start):  # a stop may have come between checkpoint and evaluation
-            for run, alone in zip(runs, each(), strict=True):
-                run.score(alone, start, environment)
+            score(start, each())
         timed, started = start, time.perf_counter()
         for step in trange(start + 1, config.steps + 1, desc=config.dataset, unit='update',
                            initial=start, total=config.steps, dynamic_ncols=True):
@@ -308,16 +322,20 @@ def train(config: TrainConfig) -> IDQL:
                     means = {k: v.reshape(-1)[i].item() / since for k, v in sums.items()}
                     run.write_metrics(step, means, found[i], rate)
                 sums, since, timed, started = {}, 0, step, time.perf_counter()
-            if periodic or signals:
+            if periodic or scores or signals:
+                states = {}
                 for i, run in enumerate(runs):
                     own = {key: value.reshape(-1)[i].cpu() for key, value in sums.items()}
-                    run.save(found[i], step, since, own, periodic)
+                    states[run.output] = run.state(found[i], step, since, own)
+                save_checkpoints({folder / CHECKPOINT: s for folder, s in states.items()})
+                if periodic and config.keep_checkpoints:
+                    save_checkpoints(
+                        {folder / f'checkpoint-{step}.pt': s for folder, s in states.items()})
             if signals and not last:
                 raise Stopped(signals[0], step, Path(config.output) / CHECKPOINT)
             if scores:
                 paused = time.perf_counter()
-                for run, alone in zip(runs, found, strict=True):
-                    run.score(alone, step, environment)
+                score(step, found)
                 started += time.perf_counter() - paused
     return (learners[0] if len(learners) == 1 else IDQL.stack(learners)).eval()
 
@@ -407,6 +425,39 @@ def find_environment(config: TrainConfig, spec_json: str | None) -> str:
     return environment
 
 
+def check_environment(environment: str, data: Data, idql: IDQL) -> None:
+    """Raise SimulationError unless the policy can be evaluated in an environment."""
+    env = environments.make(environment)
+    try:
+        comparability(data.provenance, env)
+        spec = environments.plain_spec(environment) if data.spec_json is None else specs.parse(
+            json.loads(data.spec_json), 'the spec of the dataset')
+        environments.SimulatedRobot(env, spec, 0)
+    finally:
+        env.close()
+    sizes = spec.observation_size, spec.action_size
+    if sizes != (idql.observation_size, idql.action_size):
+        raise environments.SimulationError(
+            f'environment {environment}: expected {idql.observation_size} observations and '
+            f'{idql.action_size} actions as in the dataset, found {sizes[0]} and {sizes[1]}')
+
+
+def _check_decay(config: TrainConfig) -> None:
+    """Raise CheckpointError where a run would be resumed for another number of updates.
+
+    The actor's learning rate then had its cosine over the first number.
+    """
+    path = Path(each_seed(config)[0].output) / CHECKPOINT
+    if not config.resume or not path.is_file():
+        return
+    decay = read_checkpoint(path)['config']['idql']['actor_decay_steps']
+    if decay != config.steps:
+        raise CheckpointError(
+            f'steps: expected {decay} as in {path}, found {config.steps}: over these the learning '
+            f"rate of the actor goes to 0. Give --idql.actor-decay-steps {decay} to keep to that "
+            'with another number')
+
+
 def load_data(config: TrainConfig) -> Data:
     """Read the dataset, keep some of it for validation, transform the rewards.
 
@@ -486,15 +537,50 @@ def validation_losses(
     return {f'validation_{key}': value.item() for key, value in info.items()}
 
 
+class Signals(list[int]):
+    """The numbers of SIGTERM and SIGINT, as they come."""
+
+    _ends = False
+
+    def receive(self, number: int, frame: Any) -> None:
+        """Take one; within `ending`, end what is going on."""
+        self.append(number)
+        if self._ends:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def ending(self, step: int, path: Path) -> Iterator[None]:
+        """Let a signal end the block, of which no result is needed.
+
+        Args:
+            step: The update that the checkpoint holds.
+            path: Where it lies.
+
+        Raises:
+            Stopped: A signal came, before the block or within.
+        """
+        try:
+            self._ends = True
+            if self:
+                raise KeyboardInterrupt
+            yield
+        except KeyboardInterrupt:
+            if not self:
+                raise
+            raise Stopped(self[0], step, path) from None
+        finally:
+            self._ends = False
+
+
 @contextmanager
-def signals_received() -> Iterator[list[int]]:
+def signals_received() -> Iterator[Signals]:
     """Collect SIGTERM and SIGINT instead of ending, so that an update is finished first."""
-    received: list[int] = []
+    received = Signals()
     if threading.current_thread() is not threading.main_thread():
         yield received  # Python hands signals to the main thread only
         return
     kinds = signal.SIGTERM, signal.SIGINT
-    before = [signal.signal(kind, lambda number, _: received.append(number)) for kind in kinds]
+    before = [signal.signal(kind, received.receive) for kind in kinds]
     try:
         yield received
     finally:
