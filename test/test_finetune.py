@@ -35,7 +35,7 @@ from training.finetune import (
     transitions,
 )
 from training.idql import Batch, IDQLConfig
-from training.train import DivergenceError, train
+from training.train import DivergenceError, Stopped, train
 
 ROOT = Path(__file__).parents[1]
 ROBOT = specs.load(ROOT / 'config' / 'robots' / 'pointmaze_medium.yaml')
@@ -235,6 +235,21 @@ def test_implicit_exploration_draws_candidates_by_their_weights(trained):
     assert np.mean(heavier) == pytest.approx(0.9, abs=0.06)
 
 
+def test_exploration_weighs_many_candidates_in_parts_that_fit_into_memory(trained, monkeypatch):
+    idql = load_checkpoint(trained / 'run' / 'checkpoint.pt')
+    sizes = []
+    idql.register_forward_hook(lambda _, inputs, outputs: sizes.append(outputs[1].numel()))
+    whole, parts = (
+        monkeypatch.setattr('training.finetune.CANDIDATES_AT_ONCE', at_once)
+        or explorer(idql, 'greedy', 10, torch.Generator().manual_seed(0))(np.zeros(2, 'f4'), 0)
+        for at_once in (4096, 4))
+    assert sizes == [10, 4, 4, 2]
+    assert (whole.candidates.shape, whole.candidate_q.shape) == ((10, 2), (10,))
+    assert parts.candidates == pytest.approx(whole.candidates, abs=1e-5)
+    assert parts.candidate_q == pytest.approx(whole.candidate_q, rel=1e-5)
+    assert parts.v == pytest.approx(whole.v)
+
+
 def test_nothing_is_updated_before_its_time(config, trained):
     before = load_checkpoint(config.checkpoint)
     after = finetune(replace(config, steps=15))
@@ -382,6 +397,53 @@ def test_evaluations_begin_before_the_first_step_and_end_after_the_last(config):
     content = read_checkpoint(Path(config.output) / 'checkpoint.pt')
     scored = Policy(Path(config.output) / 'policy-25.onnx').provenance
     assert scored['finetuned'] == content['provenance']['finetuned']
+
+
+@pytest.mark.parametrize('step', [0, 10, 25])
+@pytest.mark.parametrize('ending', ['signal', 'crash'])
+def test_evaluation_that_a_stop_cut_off_is_made_on_resuming(config, monkeypatch, step, ending):
+    config = replace(config, evaluate_every=10, evaluate_episodes=1, checkpoint_every=1000)
+    found = Path(config.output) / 'evaluations.csv'
+
+    def cut_off(*arguments, **settings):
+        if arguments[5] != f'evaluate at {step}':
+            return evaluate.evaluate(*arguments, **settings)
+        if ending == 'crash':
+            raise OSError('gone')
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError('the signal did not end the evaluation')
+
+    with monkeypatch.context() as patch:
+        patch.setattr('training.finetune.evaluate', cut_off)
+        with pytest.raises(Stopped if ending == 'signal' else OSError):
+            finetune(config)
+    before = [row['step'] for row in rows(found)] if found.exists() else []
+    assert before == [str(done) for done in (0, 10, 20) if done < step]
+    content = read_checkpoint(Path(config.output) / 'checkpoint.pt')
+    assert content['finetuning']['progress']['step'] == step
+    policy = (Path(config.output) / f'policy-{step}.onnx').read_bytes()
+    finetune(replace(config, resume=True))
+    assert [row['step'] for row in rows(found)] == ['0', '10', '20', '25']
+    # Of the same policy as the one that was cut off.
+    assert (Path(config.output) / f'policy-{step}.onnx').read_bytes() == policy
+
+
+def test_signal_just_before_the_last_evaluation_leaves_it_to_resuming(config, monkeypatch):
+    config = replace(config, evaluate_every=25, evaluate_episodes=1)
+
+    def save(path, content):
+        save_checkpoint(path, content)
+        if content['finetuning']['progress']['step'] == 25:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr('training.finetune.save_checkpoint', save)
+        with pytest.raises(Stopped):
+            finetune(config)
+    found = Path(config.output) / 'evaluations.csv'
+    assert [row['step'] for row in rows(found)] == ['0']
+    finetune(replace(config, resume=True))
+    assert [row['step'] for row in rows(found)] == ['0', '25']
 
 
 def test_evaluation_changes_nothing_that_is_learned(config):

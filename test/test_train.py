@@ -506,7 +506,7 @@ def test_environment_is_checked_before_the_first_update(config, tmp_path):
 def test_learner_that_is_not_finite_leaves_the_checkpoint_before(config, tmp_path):
     # The checkpoint comes before the row of metrics that would tell.
     config = replace(config, steps=1000, checkpoint_every=1, log_every=1000,
-                     idql=replace(config.idql, critic_learning_rate=1e8))
+                     idql=replace(config.idql, critic_learning_rate=1e10))
     with pytest.raises(DivergenceError, match='expected finite parameters'):
         train(config)
     content = read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')
