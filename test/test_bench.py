@@ -117,6 +117,8 @@ def test_command_prints_what_it_measured_as_json():
         assert row['times_eager'] == pytest.approx(
             row['updates_per_s'] / row['eager_updates_per_s'], rel=2e-3)
         assert row['seeds'] == 2
+        assert 0 < row['products_share_of_time'] < 1
+        assert row['kernel_calls'] > 100
         assert 0.5 < row['seeds_times_one'] < 8
 
 
@@ -126,3 +128,13 @@ def test_absent_gpu_is_told_in_one_line():
                           capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith('error: --device cuda: expected a GPU')
+
+
+def test_a_missed_goal_says_what_takes_the_time():
+    row = {'share_of_limit': 0.7, 'times_eager': 1.7, 'products_share_of_time': 0.75,
+           'kernel_calls': 400.0}
+    lines = bench.goals({'kind': 'cpu', 'configurations': {
+        'paper': row, 'demo': row, 'paper_bfloat16': {'unavailable': 'no'}}})
+    assert len(lines) == 2
+    assert 'paper, share of limit at least 0.8: 0.7, missed; 75%' in lines[0]
+    assert lines[1].endswith('demo, times eager at least 1.6: 1.7, met')

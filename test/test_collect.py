@@ -197,8 +197,11 @@ def test_what_cannot_be_is_refused_before_anything_is_collected(tmp_path):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize('ending', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupt_leaves_no_file_and_no_process(tmp_path, ending):
+@pytest.mark.parametrize(('ending', 'group'), [
+    # A terminal sends SIGINT to all of them, who stops a service SIGTERM.
+    (signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True),
+    (signal.SIGKILL, False)])
+def test_an_interrupt_leaves_no_file_and_no_process(tmp_path, ending, group):
     child = subprocess.Popen(
         [sys.executable, '-m', 'training.collect', 'pointmaze-medium-stitch-v0', '--output',
          tmp_path / 'data', '--jobs', '2'], cwd=ROOT, stderr=subprocess.PIPE,
@@ -211,7 +214,7 @@ def test_an_interrupt_leaves_no_file_and_no_process(tmp_path, ending):
             part = child.stderr.read1()
             assert part, seen
             seen += part
-        if ending == signal.SIGINT:  # a terminal sends it to all of them
+        if group:
             os.killpg(child.pid, ending)
         else:
             child.send_signal(ending)

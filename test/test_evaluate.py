@@ -170,8 +170,11 @@ def test_end_of_a_process_ends_the_evaluation_with_its_reason(maze, reason):
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize('ending', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_an_interrupt_leaves_no_process_and_no_scores(tmp_path, ending):
+@pytest.mark.parametrize(('ending', 'group'), [
+    # A terminal sends SIGINT to all of them, who stops a service SIGTERM.
+    (signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGINT, True),
+    (signal.SIGKILL, False)])
+def test_an_interrupt_leaves_no_process_and_no_scores(tmp_path, ending, group):
     child = subprocess.Popen(
         [sys.executable, '-m', 'training.evaluate', DEFAULT, '--episodes', '1000', '--parallel',
          '2', '--json-file', tmp_path / 'scores.json'], cwd=ROOT, stdout=subprocess.DEVNULL,
@@ -184,7 +187,7 @@ def test_an_interrupt_leaves_no_process_and_no_scores(tmp_path, ending):
             part = child.stderr.read1()
             assert part, seen
             seen += part
-        if ending == signal.SIGINT:  # a terminal sends it to all of them
+        if group:
             os.killpg(child.pid, ending)
         else:
             child.send_signal(ending)

@@ -239,10 +239,14 @@ def test_exploration_weighs_many_candidates_in_parts_that_fit_into_memory(traine
     idql = load_checkpoint(trained / 'run' / 'checkpoint.pt')
     sizes = []
     idql.register_forward_hook(lambda _, inputs, outputs: sizes.append(outputs[1].numel()))
-    whole, parts = (
-        monkeypatch.setattr('training.finetune.CANDIDATES_AT_ONCE', at_once)
-        or explorer(idql, 'greedy', 10, torch.Generator().manual_seed(0))(np.zeros(2, 'f4'), 0)
-        for at_once in (4096, 4))
+
+    def decision():
+        decide = explorer(idql, 'greedy', 10, torch.Generator().manual_seed(0))
+        return decide(np.zeros(2, np.float32), 0)
+
+    whole = decision()
+    monkeypatch.setattr('training.finetune.CANDIDATES_AT_ONCE', 4)
+    parts = decision()
     assert sizes == [10, 4, 4, 2]
     assert (whole.candidates.shape, whole.candidate_q.shape) == ((10, 2), (10,))
     assert parts.candidates == pytest.approx(whole.candidates, abs=1e-5)

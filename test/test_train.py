@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -65,22 +66,34 @@ def config(tmp_path):
     )
 
 
+def fresh(config):
+    """Train in a folder of its own; return all numbers of the learner."""
+    folder = Path(tempfile.mkdtemp(dir=Path(config.root).parent))
+    return train(replace(config, output=str(folder))).state_dict()
+
+
 def test_the_same_seed_gives_the_same_parameters_and_another_does_not(config):
-    first = train(config).state_dict()
-    again = train(config).state_dict()
-    other = train(replace(config, seed=1)).state_dict()
+    first, again, other = fresh(config), fresh(config), fresh(replace(config, seed=1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first['actor.input.weight'], other['actor.input.weight'])
 
 
+def test_new_run_does_not_write_over_one_that_is_there(config, tmp_path):
+    train(config)
+    rows = (tmp_path / 'run' / 'metrics.csv').read_text()
+    with pytest.raises(CheckpointError, match='run: expected a folder without a checkpoint'):
+        train(config)
+    assert (tmp_path / 'run' / 'metrics.csv').read_text() == rows
+
+
 def test_random_draws_of_the_caller_do_not_change_a_run(config):
     assert config.idql.actor_dropout > 0
-    first = train(config).state_dict()
+    first = fresh(config)
     torch.rand(3)
-    again = train(config).state_dict()
+    again = fresh(config)
     assert all(torch.equal(first[key], again[key]) for key in first)
     undropped = replace(config, idql=replace(config.idql, actor_dropout=0.0))
-    other = train(undropped).state_dict()
+    other = fresh(undropped)
     assert not torch.equal(first['actor.input.weight'], other['actor.input.weight'])
 
 
@@ -488,7 +501,7 @@ def test_evaluations_score_the_policy_file_and_change_nothing_of_the_training(co
     assert float(rows[0]['mean_return']) == pytest.approx(
         np.mean([result.total_reward for result in results]), rel=1e-5)
     with pytest.raises(ConfigError, match='environment: expected one to evaluate in'):
-        train(replace(config, environment=None))
+        fresh(replace(config, environment=None))
 
 
 def test_environment_is_checked_before_the_first_update(config, tmp_path):

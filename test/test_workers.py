@@ -1,6 +1,7 @@
 """Processes that work for a program: gone with it, however it ends, and silent on an interrupt."""
 
 import contextlib
+import multiprocessing
 import os
 from pathlib import Path
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from training import workers
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -24,8 +26,8 @@ if __name__ == '__main__':
     ours, theirs = context.Pipe()
     context.Process(target=work, args=(theirs,), daemon=True).start()
     theirs.close()
-    print(ours.recv(), flush=True)
     try:
+        print(ours.recv(), flush=True)
         ours.recv()
     except KeyboardInterrupt:
         sys.exit('interrupted')
@@ -58,3 +60,35 @@ def test_worker_ends_with_its_parent_and_leaves_the_interrupt_to_it(tmp_path, me
             os.killpg(child.pid, signal.SIGKILL)
         child.stdout.close()
         child.wait()
+
+
+def wait_for_the_end(pipe):
+    """Say that it is there, and end when nobody listens any more."""
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send('there')
+            pipe.recv()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize('method', ['spawn', 'forkserver'])
+def test_deaf_process_is_ended_by_its_pipe_and_no_signal_and_its_parent_hears_again(method):
+    context = multiprocessing.get_context(method)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=wait_for_the_end, args=(theirs,), daemon=True)
+    try:
+        with workers.deaf():
+            process.start()
+        theirs.close()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+        for ending in (signal.SIGTERM, signal.SIGINT):
+            os.kill(process.pid, ending)
+            assert ours.recv() == 'there'
+            ours.send('stay')
+        assert ours.recv() == 'there'
+        ours.close()
+        process.join(30)
+        assert process.exitcode == 0
+    finally:
+        process.kill()

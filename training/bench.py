@@ -35,6 +35,15 @@ ROWS = 200_000
 LARGE = 2048
 # Seconds for which each of those measured runs in a round, at least.
 TURN = 0.7
+# Updates whose time is split into kernels.
+SPLIT = 20
+PRODUCTS = ('aten::mm', 'aten::addmm', 'aten::bmm', 'aten::baddbmm')
+# What we aim at: configuration -> of which number, at least how much; 'seeds_times_one' at most.
+GOALS = {
+    'cpu': {'paper': {'share_of_limit': 0.8}, 'demo': {'times_eager': 1.6},
+            'paper_bfloat16': {'share_of_limit': 1.25}},
+    'cuda': {'paper': {'updates_per_s': 3000, 'times_eager': 3, 'seeds_times_one': 2.5}},
+}
 
 
 class PlainBlock(nn.Module):
@@ -232,6 +241,17 @@ def rate(call: Callable[[], Any], device: str) -> float:
     return calls / (time.perf_counter() - started)
 
 
+def split(update: Callable[[], Any]) -> tuple[float, float]:
+    """Return the share of an update's time in matrix products, and its kernel calls, on a CPU."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        for _ in range(SPLIT):
+            update()
+    kernels = [event for event in profile.key_averages() if event.key.startswith('aten::')]
+    everything = sum(event.self_cpu_time_total for event in profile.key_averages())
+    products = sum(event.self_cpu_time_total for event in kernels if event.key in PRODUCTS)
+    return products / everything, sum(event.count for event in kernels) / SPLIT
+
+
 def measure(
     configurations: dict[str, tuple[IDQLConfig, int, int, int]], device: str, rounds: int,
     seeds: int,
@@ -268,6 +288,7 @@ def measure(
     limits = [2 * LARGE**3 * value for value in rates['matrix']]
     result: dict[str, Any] = {
         'matrix_gflops': median(limit / 1e9 for limit in limits),
+        'kind': device,
         'device': torch.cuda.get_device_name() if device == 'cuda' else platform.machine(),
         'threads': torch.get_num_threads(), 'torch': str(torch.__version__), 'rounds': rounds,
         'configurations': {}}
@@ -283,6 +304,10 @@ def measure(
             'eager_share_of_limit': median(
                 flops * r / limit for r, limit in zip(theirs, limits, strict=True)),
             'gflop_per_update': flops / 1e9}
+        if device == 'cpu':
+            products, kernels = split(calls[f'{name} ours'])
+            result['configurations'][name] |= {
+                'products_share_of_time': float(f'{products:.3g}'), 'kernel_calls': kernels}
         if seeds > 1:
             result['configurations'][name] |= {'seeds': seeds, 'seeds_times_one': median(
                 a / b for a, b in zip(mine, rates[f'{name} seeds'], strict=True))}
@@ -307,7 +332,26 @@ def table(result: dict[str, Any]) -> str:
             f'{row["times_eager"]:11.2f}'
             + (f'   {row["seeds"]} seeds take {row["seeds_times_one"]:.2f} times as long as one'
                if 'seeds' in row else ''))
-    return '\n'.join(lines)
+    return '\n'.join([*lines, *goals(result)])
+
+
+def goals(result: dict[str, Any]) -> list[str]:
+    """Return a line for each goal: whether it is met, and what takes the time where it is not."""
+    lines = []
+    for name, wanted in GOALS[result['kind']].items():
+        row = result['configurations'][name]
+        for number, goal in wanted.items():
+            if number not in row:
+                continue
+            met = row[number] <= goal if number == 'seeds_times_one' else row[number] >= goal
+            line = (f'goal: {name}, {number.replace("_", " ")} '
+                    f'{"at most" if number == "seeds_times_one" else "at least"} {goal}: '
+                    f'{row[number]}, {"met" if met else "missed"}')
+            if not met and 'kernel_calls' in row:
+                line += (f'; {row["products_share_of_time"]:.0%} of the time is matrix products, '
+                         f'the rest is spread over {row["kernel_calls"]:.0f} calls')
+            lines.append(line)
+    return lines
 
 
 def main(

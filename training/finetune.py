@@ -500,10 +500,10 @@ def finetune(config: FinetuneConfig) -> IDQL:
                 timed, updated, started = step, idql.updates, time.perf_counter()
 
             scores = scores_after(step)
-            if step % config.checkpoint_every == 0 or last or scores or signals.received:
+            if step % config.checkpoint_every == 0 or last or scores or signals:
                 save()
-            if signals.received and not last:
-                raise Stopped(signals.received[0], idql.updates, output / CHECKPOINT)
+            if signals and not last:
+                raise Stopped(signals[0], idql.updates, output / CHECKPOINT)
             if scores:
                 paused = time.perf_counter()
                 score()

@@ -354,6 +354,10 @@ def _begin(config: TrainConfig) -> tuple[list[IDQL], list[Run], int, int, Info]:
         if config.resume:
             states.append(_read_state(own, data))
             step = states[-1]['step']
+        elif (output / CHECKPOINT).exists():
+            raise CheckpointError(
+                f'{output}: expected a folder without a checkpoint, found one; --resume goes on '
+                'from it, another --output begins beside it')
         output.mkdir(parents=True, exist_ok=True)
         described = replace(data, provenance=data.provenance | {'config': describe(own)})
         run = Run(own, described, columns, step)
@@ -454,7 +458,7 @@ def _check_decay(config: TrainConfig) -> None:
     if decay != config.steps:
         raise CheckpointError(
             f'steps: expected {decay} as in {path}, found {config.steps}: over these the learning '
-            f"rate of the actor goes to 0. Give --idql.actor-decay-steps {decay} to keep to that "
+            f'rate of the actor goes to 0. Give --idql.actor-decay-steps {decay} to keep to that '
             'with another number')
 
 
