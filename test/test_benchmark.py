@@ -21,6 +21,7 @@ from training.benchmark import (  # noqa: E402
     find,
     normalised,
     read_result,
+    Score,
     score,
 )
 from training.collect import collect, RECIPES  # noqa: E402
@@ -51,7 +52,7 @@ def finished(tmp_path, preset, success=0.9, mean_return=-50.0, seeds=1):
         fabricate(run, [
             (step, n, success / (1 if n > 1 else 2) if step > 1 else 0.0, mean_return)
             for step in (1, 2, 3, 4) for n in (1, config.idql.candidates)])
-    return read_result(preset, config, preset.training, data=25.0)
+    return read_result(preset, config, preset.training, data=Score(25.0, 20.0, 31.0))
 
 
 def refused(capsys, *arguments):
@@ -190,8 +191,12 @@ def test_the_score_of_the_data_is_episodes_that_solve_the_task_or_their_mean_ret
     data = Dataset(np.zeros((size, 2)), np.zeros((size, 1)), np.array([1, 2, 3, 4, 5, 6.0]),
                    np.array([1, 0, 0, 1, 1, 1.0]), np.zeros((size, 2)),
                    np.array([3, 3, 5, 5, 7, 7]))
-    assert benchmark.data_score(CUBE, data) == pytest.approx(200 / 3)
-    assert benchmark.data_score(HOPPER, data) == pytest.approx(normalised('hopper', 7.0))
+    found = benchmark.data_score(CUBE, data)
+    assert found.mean == pytest.approx(200 / 3)
+    assert 0 < found.low < 200 / 3 < found.high < 100
+    found = benchmark.data_score(HOPPER, data)
+    assert found.mean == pytest.approx(normalised('hopper', 7.0))
+    assert found.high - found.mean == pytest.approx(found.mean - found.low)
 
 
 def test_options_replace_what_the_file_says_and_leave_enough_evaluations(tmp_path):

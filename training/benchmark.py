@@ -287,8 +287,10 @@ def normalised(robot: str, mean_return: float) -> float:
     return 100 * (mean_return - random) / (expert - random)
 
 
-def data_score(preset: Preset, data: Dataset) -> float:
+def data_score(preset: Preset, data: Dataset) -> 'Score':
     """Return the score of what recorded the data, rewards as in its file.
+
+    Its interval is over the episodes: Wilson's of a success, the normal one of a mean return.
 
     Where success is scored, an episode counts that solves the task at any of its steps: whose
     mask is 0 there. Else it is the normalised mean return of the episodes.
@@ -296,11 +298,15 @@ def data_score(preset: Preset, data: Dataset) -> float:
     _, numbers = np.unique(data.episodes, return_inverse=True)
     if preset.robot:
         returns = np.bincount(numbers, data.rewards.astype(np.float64))
-        return normalised(preset.robot, float(returns.mean()))
-    return 100 * float((np.bincount(numbers, data.masks == 0) > 0).mean())
+        scores = np.array([normalised(preset.robot, float(value)) for value in returns])
+        half = 1.959963984540054 * float(scores.std()) / math.sqrt(len(scores))
+        return Score(float(scores.mean()), scores.mean() - half, scores.mean() + half)
+    solved = np.bincount(numbers, data.masks == 0) > 0
+    low, high = success_interval(int(solved.sum()), len(solved))
+    return Score(100 * float(solved.mean()), 100 * low, 100 * high)
 
 
-def read_data_score(preset: Preset, config: TrainConfig) -> float:
+def read_data_score(preset: Preset, config: TrainConfig) -> 'Score':
     """Return the score of what recorded a preset's data.
 
     Raises:
@@ -349,7 +355,7 @@ class Result:
     episodes: int  # of all that count
     score: Score  # candidates, greedy
     one_sample: Score  # one candidate, no critic
-    data: float
+    data: Score
     curves: Mapping[int, tuple[list[int], list[float]]]  # candidates -> updates, scores
 
 
@@ -413,7 +419,7 @@ def score(preset: Preset, seeds: Sequence[Sequence[Evaluation]]) -> Score:
     return Score(mean, 100 * low, 100 * high)
 
 
-def read_result(preset: Preset, config: TrainConfig, training: str, data: float) -> Result:
+def read_result(preset: Preset, config: TrainConfig, training: str, data: Score) -> Result:
     """Return what came of a preset, from its finished runs.
 
     Args:
@@ -485,7 +491,7 @@ def mean_of_tasks(results: Iterable[Result]) -> list[Result]:
             evaluations=min(t.evaluations for t in tasks),
             episodes=sum(t.episodes for t in tasks), score=mean([t.score for t in tasks]),
             one_sample=mean([t.one_sample for t in tasks]),
-            data=float(np.mean([t.data for t in tasks])), curves={}))
+            data=mean([t.data for t in tasks]), curves={}))
     return means
 
 
@@ -514,7 +520,8 @@ def as_csv(results: Sequence[Result]) -> str:
         'seeds': r.seeds, 'evaluations': r.evaluations, 'episodes': r.episodes,
         'score': number(r.score.mean), 'low': number(r.score.low), 'high': number(r.score.high),
         'one_sample': number(r.one_sample.mean), 'one_sample_low': number(r.one_sample.low),
-        'one_sample_high': number(r.one_sample.high), 'data': number(r.data),
+        'one_sample_high': number(r.one_sample.high), 'data': number(r.data.mean),
+        'data_low': number(r.data.low), 'data_high': number(r.data.high),
         **{name: r.preset.published.get(name, '') for name in PUBLISHED},
     } for r in results]
     text = io.StringIO()
@@ -534,7 +541,7 @@ relabelling for that task; of gym the normalised mean return of the file's episo
 In brackets: 95 % intervals. Of a success: Wilson's, over the episodes of all evaluations that
 count, of all seeds, as if independent, though all have the same starts; where seeds differ by more
 than chance it is wider by that. Of a normalised score: Student's t over the seeds; with one seed
-there is none, as the returns of single episodes are not kept.
+there is none, as the returns of single episodes are not kept. Of the data: over their episodes.
 
 Normalised score: 100 (return - random) / (expert - random), with the d4rl package's references.
 
@@ -568,7 +575,7 @@ def as_markdown(results: Sequence[Result]) -> str:
         lines += [f'## {title}: {unit}', '', f'| {" | ".join(names)} |', '|---' * len(names) + '|']
         for r in rows:
             cells = [r.preset.name, r.preset.environment, str(r.score), str(r.one_sample),
-                     f'{r.data:.1f}', *(str(r.preset.published.get(c, '')) for c in columns),
+                     str(r.data), *(str(r.preset.published.get(c, '')) for c in columns),
                      str(r.candidates), str(r.updates), str(r.seeds), str(r.episodes), r.training]
             lines.append(f'| {" | ".join(cells)} |')
         lines.append('')
@@ -588,7 +595,7 @@ def as_picture(results: Sequence[Result]) -> bytes:
         scores.scatter(*zip(*points, strict=True), marker=markers[name], alpha=0.7,
                        label=PUBLISHED[name])
     rows = np.arange(len(results))
-    scores.scatter([r.data for r in results], rows, marker='x', color='0.5', label='data')
+    scores.scatter([r.data.mean for r in results], rows, marker='x', color='0.5', label='data')
     for label, found, place, style in (
         ('one sample', [r.one_sample for r in results], 0.15, {'color': '0.5'}),
         ('ours', [r.score for r in results], -0.15, {'color': 'black'}),
@@ -661,7 +668,7 @@ def run(
     data = []
     for preset, config in pairs:
         data.append(read_data_score(preset, config))
-        print(f'{preset.dataset}: {SUITES[preset.suite][1]} of the data {data[-1]:.1f}',
+        print(f'{preset.dataset}: {SUITES[preset.suite][1]} of the data {data[-1]}',
               flush=True)
     results: list[Result] = []
     for (preset, config), of_data in zip(pairs, data, strict=True):
