@@ -680,7 +680,7 @@ def run(
         # After each: who stops a long run has the tables of what is done.
         write(output, results)
         print(f'{preset.name}: {results[-1].score}, one sample {results[-1].one_sample}, data '
-              f'{of_data:.1f}', flush=True)
+              f'{of_data}', flush=True)
     print(f'{output / "results.md"}')
 
 
