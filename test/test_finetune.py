@@ -235,25 +235,6 @@ def test_implicit_exploration_draws_candidates_by_their_weights(trained):
     assert np.mean(heavier) == pytest.approx(0.9, abs=0.06)
 
 
-def test_exploration_weighs_many_candidates_in_parts_that_fit_into_memory(trained, monkeypatch):
-    idql = load_checkpoint(trained / 'run' / 'checkpoint.pt')
-    sizes = []
-    idql.register_forward_hook(lambda _, inputs, outputs: sizes.append(outputs[1].numel()))
-
-    def decision():
-        decide = explorer(idql, 'greedy', 10, torch.Generator().manual_seed(0))
-        return decide(np.zeros(2, np.float32), 0)
-
-    whole = decision()
-    monkeypatch.setattr('training.finetune.CANDIDATES_AT_ONCE', 4)
-    parts = decision()
-    assert sizes == [10, 4, 4, 2]
-    assert (whole.candidates.shape, whole.candidate_q.shape) == ((10, 2), (10,))
-    assert parts.candidates == pytest.approx(whole.candidates, abs=1e-5)
-    assert parts.candidate_q == pytest.approx(whole.candidate_q, rel=1e-5)
-    assert parts.v == pytest.approx(whole.v)
-
-
 def test_nothing_is_updated_before_its_time(config, trained):
     before = load_checkpoint(config.checkpoint)
     after = finetune(replace(config, steps=15))

@@ -3,6 +3,8 @@
 import copy
 import os
 from pathlib import Path
+import subprocess
+import sys
 
 from idql_ros.policy import implicit_weights
 import numpy as np
@@ -324,3 +326,34 @@ def test_learners_side_by_side_make_the_updates_of_each_alone():
             assert ours['steps'] == theirs['steps'] == 5
             for key in ('means', 'squares'):
                 torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+
+
+def test_candidates_are_the_same_in_parts_and_as_one(monkeypatch):
+    idql = small()
+    generator = torch.Generator().manual_seed(3)
+    observations = torch.randn((5, 3), generator=generator)
+    noise = torch.randn((5, 5, 7, 2), generator=generator)
+    with torch.no_grad():
+        whole = idql(observations, noise)
+        for at_once in (1, 3, 7, 20):
+            monkeypatch.setattr('training.idql.SCORED_AT_ONCE', at_once)
+            for one, other in zip(whole, idql(observations, noise), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_two_to_the_sixteen_candidates_at_once_take_less_than_a_gigabyte():
+    # Of a process of its own: the peak of this one is that of all tests before.
+    done = subprocess.run([sys.executable, '-c', """
+import re, torch
+from training.idql import IDQL, IDQLConfig
+idql = IDQL(IDQLConfig(), torch.zeros(17), torch.ones(17), torch.zeros(6), torch.ones(6)).eval()
+def peak():
+    return int(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1]) / 2**20
+before = peak()
+with torch.no_grad():
+    for shape in ((512, 5, 128, 6), (1, 5, 65536, 6)):
+        q = idql(torch.zeros(shape[0], 17), torch.randn(shape))[1]
+        assert q.numel() == 2**16
+print(peak() - before)
+"""], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1

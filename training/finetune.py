@@ -62,8 +62,6 @@ Actor = Literal['frozen', 'trained']
 # Exploration's episodes start with seeds from here on, evaluation's from 0 on: the policy is never
 # scored on a start that it has practised.
 EXPLORATION_SEEDS = 2**31
-# Of an exploring decision; what the networks hold of them grows with it.
-CANDIDATES_AT_ONCE = 4096
 MAX_SEED = 2**30
 
 
@@ -250,9 +248,7 @@ def explorer(
         noise = torch.randn(shape, generator=generator)
         observations = torch.from_numpy(observation)[None]
         with torch.no_grad():
-            parts = [idql(observations, part) for part in noise.split(CANDIDATES_AT_ONCE, 2)]
-        actions, q = (torch.cat(x, 1)[0].numpy() for x in list(zip(*parts, strict=True))[:2])
-        v = parts[0][2]
+            actions, q, v = (x[0].numpy() for x in idql(observations, noise))
         chosen = choose(
             q, float(v), extraction, uniform=torch.rand((), generator=generator).item(),
             critic_loss=idql.config.critic_loss, critic_parameter=idql.config.critic_parameter)

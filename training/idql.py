@@ -21,6 +21,9 @@ Info = dict[str, Tensor]
 # The tensors that say how physical units are converted to network units.
 UNITS = ('observation_mean', 'observation_std', 'action_center', 'action_scale')
 
+# Candidates that are drawn and scored at a time.
+SCORED_AT_ONCE = 4096
+
 # Actions at the edge of the range give the diffusion model nothing to denoise towards.
 LARGEST_ACTION = 1 - 1e-5
 
@@ -456,7 +459,17 @@ class IDQL(nn.Module):
             candidates (B, N, A) in physical units, their q (B, N): the minimum of the target
             critics, and v (B,).
         """
-        return self.score_candidates(observations, noise, self.sampling_time_shares())
+        time_shares, number = self.sampling_time_shares(), noise.shape[2]
+        # The layers hold kilobytes of each candidate: not of all at once.
+        answers = []
+        rows = max(1, SCORED_AT_ONCE // number)
+        for part, of_part in zip(observations.split(rows), noise.split(rows), strict=True):
+            candidates, q, v = zip(*(
+                self.score_candidates(part, piece, time_shares)
+                for piece in of_part.split(SCORED_AT_ONCE, 2)), strict=True)
+            answers.append((torch.cat(candidates, 1), torch.cat(q, 1), v[0]))
+        candidates, q, v = (torch.cat(parts) for parts in zip(*answers, strict=True))
+        return candidates, q, v
 
     def sampling_time_shares(self) -> Tensor:
         """Return the averaged actor's time shares of all steps, (T, width)."""
