@@ -62,6 +62,8 @@ _DIAGNOSTICS_PERIOD_S = 1.0
 _WATCH_PERIOD_S = 0.05
 # Simulated time without any message for so long in real time stands still.
 _STALL_S = 2.0
+# In simulated time a reason to stop counts when it has held for so long in real time.
+_DRAIN_S = 0.04
 _LAST_WORD_S = 0.5
 
 
@@ -298,6 +300,7 @@ class PolicyNode(LifecycleNode):
         self._taken_ns: int | None = None
         self._published_ns = self._now_ns()
         self._received_s = self._published_s = self._logged_s = self._steady_s()
+        self._blind_since_s: float | None = None
         self._grace_until_ns = self._now_ns() + self._shortest_age_ns
         self._sampled_since_jump = True
         try:
@@ -410,7 +413,15 @@ class PolicyNode(LifecycleNode):
         now_ns = self._now_ns()
         reasons = self._blind(now_ns)
         if not reasons:
+            self._blind_since_s = None
             return
+        if self._simulated():
+            # Of what waits in the queues after a stall, /clock comes newest first and samples
+            # oldest first: for a moment they look older than they are.
+            if self._blind_since_s is None:
+                self._blind_since_s = self._steady_s()
+            if self._steady_s() - self._blind_since_s < _DRAIN_S:
+                return
         # Whichever clock runs: the node's may stand still.
         elapsed_ns = max(abs(now_ns - self._published_ns),
                          int((self._steady_s() - self._published_s) * messages.NS))
