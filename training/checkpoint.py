@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from training.files import write_all
-from training.idql import IDQL, IDQLConfig
+from training.idql import IDQL, IDQLConfig, UNITS
 
 CHECKPOINT = 'checkpoint.pt'
 CHECKPOINT_FORMAT = 3
@@ -87,8 +87,7 @@ def load_checkpoint(path: Path | str) -> IDQL:
 def learner(content: Mapping[str, Any]) -> IDQL:
     """Return the learner in what `read_checkpoint` returned, optimisers included."""
     model = content['model']
-    units = ('observation_mean', 'observation_std', 'action_center', 'action_scale')
-    idql = IDQL(IDQLConfig(**content['config']['idql']), *(model[name] for name in units))
+    idql = IDQL(IDQLConfig(**content['config']['idql']), *(model[name] for name in UNITS))
     idql.load_state_dict(model)
     for name, optimiser in idql.optimisers.items():
         optimiser.load_state_dict(content['optimisers'][name])

@@ -10,13 +10,11 @@ scored. A run that was stopped goes on with the same command and --resume, at th
 stopped at, and with a new episode.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 import hashlib
 import json
 from pathlib import Path
-import signal
 import time
 from typing import Any, Literal, NamedTuple
 import warnings
@@ -51,6 +49,7 @@ from training.train import (
     Data,
     DivergenceError,
     load_data,
+    run_command,
     signals_received,
     Stopped,
     to_batch,
@@ -621,25 +620,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: Without the program's name; None: sys.argv.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument('--config', type=Path)
-    known, overrides = parser.parse_known_args(arguments)
-    try:
-        default = (FinetuneConfig(tyro.MISSING) if known.config is None
-                   else read_config(known.config))
-        config = tyro.cli(
-            FinetuneConfig,
-            prog='python -m training.finetune',
-            description='--config FILE reads a YAML file first; every option below overrides it.',
-            default=default,
-            args=overrides,
-        )
-        finetune(config)
-    except Stopped as stopped:
-        print(stopped)
-        raise SystemExit(0 if stopped.signal == signal.SIGTERM else 130) from None
-    except (DivergenceError, OSError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
+    run_command(
+        FinetuneConfig, read_config, finetune, 'python -m training.finetune', arguments)
 
 
 if __name__ == '__main__':

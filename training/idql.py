@@ -235,15 +235,10 @@ class IDQL(nn.Module):
         """Return S learners of one configuration and age as one, optimisers included."""
         first = learners[0]
         states = [learner.state_dict() for learner in learners]
-        units = (torch.stack([state[name] for state in states]) for name in UNITS)
-        stacked = cls(first.config, *units)
-        stacked.load_state_dict(
-            {name: torch.stack([state[name] for state in states]) for name in states[0]})
-        for name, adam in stacked.optimisers.items():
-            adam.load_state_dict(
-                optimiser.stack([each.optimisers[name].state_dict() for each in learners]))
-        stacked.updates = first.updates
-        return stacked
+        return first._with(
+            {name: torch.stack([state[name] for state in states]) for name in states[0]},
+            {name: optimiser.stack([each.optimisers[name].state_dict() for each in learners])
+             for name in first.optimisers})
 
     def unstack(self) -> list['IDQL']:
         """Return copies, on the CPU, of the learners in this one: those of `stack`, or one."""
@@ -251,24 +246,26 @@ class IDQL(nn.Module):
         state, learners = {k: v.cpu() for k, v in self.state_dict().items()}, []
         for i in range(len(self.observation_mean) if stacked else 1):
             own = {name: tensor[i] for name, tensor in state.items()} if stacked else state
-            alone = IDQL(self.config, *(own[name] for name in UNITS))
-            alone.load_state_dict(own)
-            for name, adam in alone.optimisers.items():
-                moments = self.optimisers[name].state_dict()
-                adam.load_state_dict(optimiser.unstack(moments, i) if stacked else moments)
-            alone.updates = self.updates
-            learners.append(alone)
+            moments = {name: adam.state_dict() for name, adam in self.optimisers.items()}
+            if stacked:
+                moments = {name: optimiser.unstack(each, i) for name, each in moments.items()}
+            learners.append(self._with(own, moments))
         return learners
+
+    def _with(self, state: dict[str, Tensor], moments: dict[str, dict[str, Any]]) -> 'IDQL':
+        """Return a learner of this configuration and age, on the CPU, with numbers of its own."""
+        learner = IDQL(self.config, *(state[name].cpu() for name in UNITS))
+        learner.load_state_dict(state)
+        for name, adam in learner.optimisers.items():
+            adam.load_state_dict(moments[name])
+        learner.updates = self.updates
+        return learner
 
     def __deepcopy__(self, memo: dict[int, Any]) -> 'IDQL':
         """Return a copy that shares nothing: its parameters are one vector of its own."""
-        copied = IDQL(self.config, *(getattr(self, name) for name in UNITS))
-        copied = copied.to(self.betas.device)
-        copied.load_state_dict(self.state_dict())
-        for name, adam in copied.optimisers.items():
-            adam.load_state_dict(self.optimisers[name].state_dict())
-        copied.updates = self.updates
-        return copied.train(self.training)
+        moments = {name: adam.state_dict() for name, adam in self.optimisers.items()}
+        copied = self._with(self.state_dict(), moments)
+        return copied.to(self.betas.device).train(self.training)
 
     def _apply(self, *arguments: Any, **keywords: Any) -> 'IDQL':
         moments = {name: adam.state_dict() for name, adam in self.optimisers.items()}

@@ -644,33 +644,45 @@ def code_version() -> str:
         return 'unknown'
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as the command line says.
+def run_command(
+    kind: type, read: Callable[[Path], Any], run: Callable[[Any], Any], program: str,
+    arguments: Sequence[str] | None,
+) -> None:
+    """Do what a command line asks for, over what its --config FILE says.
 
     Args:
+        kind: The configuration's class; its first field is left to the command line.
+        read: Returns the configuration in a file.
+        run: Takes the configuration.
+        program: The command's name.
         arguments: Without the program's name; None: sys.argv.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('--config', type=Path)
     known, overrides = parser.parse_known_args(arguments)
     try:
-        if known.config is None:
-            default = TrainConfig(tyro.MISSING)
-        else:
-            default = read_config(known.config)
         config = tyro.cli(
-            TrainConfig,
-            prog='python -m training.train',
+            kind,
+            prog=program,
             description='--config FILE reads a YAML file first; every option below overrides it.',
-            default=default,
+            default=kind(tyro.MISSING) if known.config is None else read(known.config),
             args=overrides,
         )
-        train(config)
+        run(config)
     except Stopped as stopped:
         print(stopped)
         raise SystemExit(0 if stopped.signal == signal.SIGTERM else 130) from None
     except (DivergenceError, OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train as the command line says.
+
+    Args:
+        arguments: Without the program's name; None: sys.argv.
+    """
+    run_command(TrainConfig, read_config, train, 'python -m training.train', arguments)
 
 
 if __name__ == '__main__':
