@@ -215,18 +215,19 @@ class SimulatedRobot:
         """Check that environment and spec agree.
 
         Args:
-            env: a Gymnasium environment with flat observations and actions.
+            env: a Gymnasium environment with flat actions, and flat observations of one frame:
+                the numbers of one message of each signal.
             spec: read the other way round: observations are written, actions are read.
             seed: of the first episode; episode k starts with seed + k.
             new: returns a message with its defaults for a type.
 
         Raises:
             SimulationError: sizes, rates or limits disagree.
-            MessageError: an operation of the spec has no exact inverse.
+            MessageError: the fields or operations of the spec do not keep the numbers.
         """
         self.env, self.spec, self._seed, self._new = env, spec, seed, new
         for what, space, size in (
-                ('observation', env.observation_space, spec.observation_size),
+                ('observation', env.observation_space, spec.frame_size),
                 ('action', env.action_space, spec.action_size)):
             if getattr(space, 'shape', None) != (size,) or np.dtype(space.dtype).kind != 'f':
                 raise SimulationError(
@@ -242,6 +243,13 @@ class SimulatedRobot:
         self.step_seconds = float(step)
         self._step_ns = step * messages.NS
         self._guard = Guard(spec)
+        # The numbers of the environment are one frame; the observer makes the history. An
+        # observation of the same frames over and over measures the same.
+        self._parts = np.split(
+            np.arange(spec.frame_size), np.cumsum([s.size for s in spec.observations])[:-1])
+        self._frames = np.concatenate([
+            np.tile(part, signal.history)
+            for part, signal in zip(self._parts, spec.observations, strict=True)])
         self._check_messages()
         # A limit by TimeLimit, or so many steps that stamps of two episodes do not meet.
         limit = getattr(env.spec, 'max_episode_steps', None) or 10**6
@@ -285,14 +293,28 @@ class SimulatedRobot:
         return self.step % self.steps_per_tick == 0
 
     def reset(self, episode: int) -> None:
-        """Start an episode (0, 1, ...)."""
+        """Start an episode (0, 1, ...).
+
+        Raises:
+            SimulationError: the spec's messages do not tell the environment's numbers, such as the
+                cosine and sine of what is no angle.
+        """
         self.episode, self.step = episode, 0
         self.over = self.terminated = False
         self.total_reward, self.success, self.length = 0.0, False, 0
         self._observation, _ = self.env.reset(seed=self._seed + episode)
         self._guard.reset()
         self._stopped: np.ndarray | None = None
-        self._guard.measure(np.asarray(self._observation, np.float32))
+        self._measure()
+        sent = self.observe()
+        frame = np.asarray(self._observation, np.float32)
+        for signal, part in zip(self.spec.observations, self._parts, strict=True):
+            found, expected = messages.read(signal, sent[signal.topic]), frame[part]
+            if not np.allclose(found, expected, rtol=1e-5, atol=1e-6):
+                raise SimulationError(
+                    f'spec {self.spec.name}: signal {signal.name}: expected operations and fields '
+                    f'that tell what the environment observes, {expected.tolist()}, found that '
+                    f'they tell {found.tolist()}')
 
     def observe(self) -> dict[str, Any]:
         """Return topic -> message for the present observation."""
@@ -319,13 +341,16 @@ class SimulatedRobot:
         if held is None:
             raise SimulationError(f'expected a finite action, found {action.tolist()}')
         self._observation, reward, terminated, truncated, info = self.env.step(held)
-        self._guard.measure(np.asarray(self._observation, np.float32))
+        self._measure()
         self.step += 1
         self.length += 1
         self.total_reward += float(reward)
         self.success = self.success or bool(info.get('success', False))
         self.terminated = bool(terminated)
         self.over = self.terminated or bool(truncated)
+
+    def _measure(self) -> None:
+        self._guard.measure(np.asarray(self._observation, np.float32)[self._frames])
 
     def stop_action(self) -> np.ndarray | None:
         """Return what the robot does by itself when commands stay away: the spec's stop (A,).

@@ -6,12 +6,15 @@ of rosbags and the plain ones made by `blank`. Nothing here needs ROS until `ros
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import array
+from collections.abc import Callable, Iterable, Sequence
 import functools
 import importlib
 import math
-from typing import Any
+import operator
+from typing import Any, NoReturn
 
+from idql_ros import operations
 from idql_ros.spec import Command, FieldPath, Stream
 import numpy as np
 
@@ -56,9 +59,19 @@ DEFINITIONS = {
     'sensor_msgs/msg/JointState':
         'std_msgs/Header header, sequence<string> name, sequence<double> position, '
         'sequence<double> velocity, sequence<double> effort',
+    'sensor_msgs/msg/LaserScan':
+        'std_msgs/Header header, float angle_min, float angle_max, float angle_increment, '
+        'float time_increment, float scan_time, float range_min, float range_max, '
+        'sequence<float> ranges, sequence<float> intensities',
     'sensor_msgs/msg/Range':
         'std_msgs/Header header, uint8 radiation_type, float field_of_view, float min_range, '
         'float max_range, float range, float variance',
+    'trajectory_msgs/msg/JointTrajectory':
+        'std_msgs/Header header, sequence<string> joint_names, '
+        'sequence<trajectory_msgs/JointTrajectoryPoint> points',
+    'trajectory_msgs/msg/JointTrajectoryPoint':
+        'sequence<double> positions, sequence<double> velocities, sequence<double> accelerations, '
+        'sequence<double> effort, builtin_interfaces/Duration time_from_start',
 }
 
 _DTYPES = {
@@ -121,7 +134,9 @@ def _plain_class(message_type: str) -> type:
 
     return type(message_type.rpartition('/')[2], (), {
         '__slots__': tuple(definition), '__init__': initialise, '__setattr__': assign,
-        '__msgtype__': message_type})
+        '__msgtype__': message_type,
+        # As the classes of rclpy have it.
+        'get_fields_and_field_types': staticmethod(lambda: dict(definition))})
 
 
 def _array_dtype(field_type: str) -> Any:
@@ -160,134 +175,376 @@ def read(stream: Stream, message: Any) -> np.ndarray:
     What is not finite in the message is not finite in the result.
 
     Raises:
-        MessageError: a field, element or joint is not there, or is not a number.
+        MessageError: a field, element or joint is not there, or is not a number, or the message
+            is not in the frame that the spec states.
     """
-    numbers: list[float] = []
+    reader = _readers.get(id(stream))
+    if reader is None or reader.message_class is not type(message):
+        if len(_readers) >= _MOST_READERS:
+            _readers.clear()
+        reader = _readers[id(stream)] = _Reader(stream, message)
+    return reader.read(message)
+
+
+class _Reader:
+    """How the numbers of a stream are taken from messages of one class, worked out once.
+
+    A bag has thousands of messages a second to be read. This only reads; why a message cannot be
+    read is found by `_refuse`, which looks at it again.
+    """
+
+    def __init__(self, stream: Stream, message: Any) -> None:
+        # Kept, so that no other stream gets its id.
+        self._stream = stream
+        self.message_class = type(message)
+        self._frame_id = stream.frame_id if hasattr(message, 'header') else ''
+        self._take = _joined([
+            _taker(stream, paths, message) for paths in _taken_together(stream.fields)])
+
+    def read(self, message: Any) -> np.ndarray:
+        stream = self._stream
+        if self._frame_id and message.header.frame_id != self._frame_id:
+            raise MessageError(
+                f'topic {stream.topic} ({stream.type}): expected the frame_id {self._frame_id} '
+                f'that the spec states, found {message.header.frame_id!r}')
+        try:
+            numbers = self._take(message)
+            # Unlike numpy, array takes no text for a number, and is quicker at so few.
+            if not stream.operations:
+                return np.frombuffer(array.array('f', numbers), np.float32)
+            if not isinstance(numbers, np.ndarray):
+                numbers = np.frombuffer(array.array('d', numbers))
+        except (AttributeError, TypeError, ValueError, LookupError, OverflowError):
+            _refuse(stream, message)
+        return _apply(stream, numbers)
+
+
+# By the id of the stream: to hash a stream takes longer than to read a message.
+_readers: dict[int, _Reader] = {}
+_MOST_READERS = 1000
+
+
+def _taken_together(paths: Sequence[FieldPath]) -> list[list[FieldPath]]:
+    """Return the paths in their order; plain numbers, or joints of one list, are taken at once."""
+    groups: list[list[FieldPath]] = []
+    for path in paths:
+        first = groups[-1][0] if groups else None
+        if first is not None and (
+                first.steps == path.steps if first.joint is not None and path.joint is not None
+                else _is_plain(first) and _is_plain(path)):
+            groups[-1].append(path)
+        else:
+            groups.append([path])
+    return groups
+
+
+def _is_plain(path: FieldPath) -> bool:
+    return not path.listed and _has_no_index(path.steps)
+
+
+def _taker(
+        stream: Stream, paths: list[FieldPath], message: Any
+) -> Callable[[Any], Iterable[float]]:
+    """Return a function from a message to the numbers at paths that are taken together."""
+    path = paths[0]
+    if path.joint is not None:
+        return _joints_taker(stream, paths, message)
+    if not path.listed:
+        get = _getter(*[p.steps for p in paths])
+        return get if len(paths) > 1 else lambda m: (get(m),)
+    get, start, stop, size = _getter(path.steps), path.start, path.stop, path.size
+
+    def take_all(m: Any) -> Iterable[float]:
+        values = get(m)
+        if isinstance(values, (np.ndarray, array.array)):
+            return np.array(values, np.float64)
+        return list(values)
+
+    def take_elements(m: Any) -> Iterable[float]:
+        values = get(m)[start:stop]
+        if len(values) != size:
+            raise IndexError
+        return values.tolist() if hasattr(values, 'tolist') else list(values)
+
+    return take_all if stop is None else take_elements
+
+
+def _joints_taker(
+        stream: Stream, paths: list[FieldPath], message: Any
+) -> Callable[[Any], Iterable[float]]:
+    joints = [path.joint for path in paths]
+    get = _getter(paths[0].steps)
+    get_names = _getter(_names_steps(stream, paths[0], _passed(stream, paths[0], message)))
+    known: tuple[Any, Callable[[Any], Any] | None] = None, None
+
+    def take(m: Any) -> Iterable[float]:
+        nonlocal known
+        names, pick = known
+        found = get_names(m)
+        if found != names:
+            order = list(found) or list(stream.joints)
+            pick = operator.itemgetter(*[order.index(joint) for joint in joints])
+            known = found[:], pick
+        return pick(get(m)) if len(joints) > 1 else (pick(get(m)),)
+
+    return take
+
+
+def _joined(takers: list[Callable[[Any], Iterable[float]]]) -> Callable[[Any], Iterable[float]]:
+    if len(takers) == 1:
+        return takers[0]
+    return lambda message: [number for take in takers for number in take(message)]
+
+
+def _has_no_index(steps: Sequence[str | int]) -> bool:
+    return all(isinstance(step, str) for step in steps)
+
+
+def _getter(*paths: Sequence[str | int]) -> Callable[[Any], Any]:
+    """Return a function from a message to what is at a path, or at each of several plain ones."""
+    if all(map(_has_no_index, paths)):
+        return operator.attrgetter(*['.'.join(steps) for steps in paths])
+    steps, = paths
+
+    def get(value: Any) -> Any:
+        for step in steps:
+            value = getattr(value, step) if isinstance(step, str) else value[step]
+        return value
+
+    return get
+
+
+def _apply(stream: Stream, numbers: np.ndarray) -> np.ndarray:
+    """Return float64 numbers of a message as the float32 ones of the policy."""
+    try:
+        for operation in stream.operations:
+            numbers = operations.apply(operation, numbers)
+    except ValueError as error:
+        raise MessageError(_text(stream, stream.fields[0], str(error))) from None
+    with np.errstate(over='ignore'):
+        return numbers.astype(np.float32)
+
+
+def _invert(stream: Stream, values: np.ndarray) -> np.ndarray:
+    """Return numbers for a message that `_apply` gives back as `values`."""
+    numbers = np.asarray(values, np.float64)
+    for operation, size in reversed(list(zip(stream.operations, stream.sizes, strict=False))):
+        numbers = operations.invert(operation, numbers, size)
+    return numbers
+
+
+def _refuse(stream: Stream, message: Any) -> NoReturn:
+    """Say why the numbers of a message cannot be taken."""
     for path in stream.fields:
-        owner, name = _owner(stream, path, message)
-        value = getattr(owner, name)
+        passed = _passed(stream, path, message)
+        value = passed[-1]
         if isinstance(value, str):  # also one that float() would take
             raise MessageError(_text(stream, path, 'is no number but str'))
-        try:
-            if path.start is not None:
-                part = value[path.start:path.stop]
-                if len(part) != path.size:
-                    raise MessageError(_text(stream, path, f'has {len(value)} elements'))
-                numbers.extend(part)
-            elif path.joint is not None:
-                numbers.append(value[_joint_index(stream, path, owner, len(value))])
-            else:
-                numbers.append(float(value))
-        except TypeError:
-            expected = 'number' if path.start is None and path.joint is None else 'list of numbers'
+        if not path.listed:
+            if hasattr(value, '__len__') or not hasattr(value, '__float__'):
+                raise MessageError(_text(stream, path, f'is no number but {_described(value)}'))
+        elif not hasattr(value, '__len__'):
             raise MessageError(_text(
-                stream, path, f'is no {expected} but {_kind(value)}')) from None
-    try:
-        values = np.array(numbers, np.float64)
-    except (TypeError, ValueError):
-        raise MessageError(
-            f'topic {stream.topic} ({stream.type}): expected numbers in '
-            f'{", ".join(path.text for path in stream.fields)}, found something else') from None
-    for operation in stream.operations:
-        values = operation.apply(values)
-    with np.errstate(over='ignore'):
-        return values.astype(np.float32)
+                stream, path, f'is no list of numbers but {_described(value)}'))
+        elif path.joint is not None:
+            _check_joint(stream, path, _order(stream, path, passed), len(value))
+        elif path.stop is not None and len(value) < path.stop:
+            raise MessageError(_text(stream, path, f'has {len(value)} elements'))
+    raise MessageError(
+        f'topic {stream.topic} ({stream.type}): expected numbers in '
+        f'{", ".join(path.text for path in stream.fields)}, found something else')
+
+
+def _order(stream: Stream, path: FieldPath, passed: list[Any]) -> list[str]:
+    """Return the names of the joints in the message that a path passes, else in the spec."""
+    names = _getter(_names_steps(stream, path, passed))(passed[0])
+    return list(names) or list(stream.joints)
+
+
+def _check_joint(stream: Stream, path: FieldPath, order: list[str], length: int) -> None:
+    if not order:
+        raise MessageError(_text(
+            stream, path, 'cannot be found: the message names no joints; state their order as '
+            f'joints in the spec, or use an index, as in {path.steps[-1]}[0]'))
+    if path.joint not in order:
+        raise MessageError(_text(stream, path, f'is not there: the joints are {order}'))
+    if order.index(path.joint) >= length:
+        raise MessageError(_text(
+            stream, path, f'is not there: {length} values for {len(order)} joints'))
 
 
 def write(stream: Stream, values: np.ndarray, message: Any, stamp_ns: int) -> Any:
     """Write numbers (stream.size,) into `message`, stamp it, and return it.
 
     The inverse of `read`: reading the message gives the same float32 numbers, within what the
-    precision of the message's fields allows (`check_inverse` tells where it does not).
+    precision of the message's fields and the operations allow (`check_inverse` tells where it
+    does not).
 
     Raises:
-        MessageError: a field is not there or does not take the number.
+        MessageError: a field is not there or does not take the number, or no message has these
+            numbers (two parallel columns are no rotation).
     """
-    numbers = np.asarray(values, np.float64)
-    for operation in reversed(stream.operations):
-        numbers = operation.invert(numbers)
+    numbers = _invert(stream, values)
+    if stream.operations and np.isfinite(values).all() and not np.isfinite(numbers).all():
+        raise MessageError(
+            f'topic {stream.topic} ({stream.type}): the operation {_operations(stream)} has no '
+            f'inverse of {np.asarray(values).tolist()}')
     header = getattr(message, 'header', None)
     if header is not None:
         header.stamp.sec, header.stamp.nanosec = divmod(int(stamp_ns), NS)
-        if isinstance(stream, Command):
+        if stream.frame_id:
             header.frame_id = stream.frame_id
+    _write_names(stream, message)
     position = 0
     for path in stream.fields:
-        part = numbers[position:position + path.size].tolist()
-        position += path.size
-        owner, name = _owner(stream, path, message)
+        size = len(numbers) if path.size is None else path.size
+        part = numbers[position:position + size].tolist()
+        position += size
+        passed = _passed(stream, path, message, _append)
+        owner, name = passed[-2], path.steps[-1]
         try:
-            if path.start is not None:
-                _write_elements(stream, path, owner, name, part)
-            elif path.joint is not None:
-                names = _names(stream, path, owner)
-                elements = list(getattr(owner, name))
-                if path.joint not in names:
-                    setattr(owner, _names_field(owner), [*names, path.joint])
-                    names = [*names, path.joint]
-                index = names.index(path.joint)
-                # Joints named by another field, whose own numbers of this one come later or never.
-                elements += [math.nan] * (index - len(elements))
-                elements[index:index + 1] = part
-                setattr(owner, name, elements)
+            if path.listed:
+                setattr(owner, name, _elements(stream, path, passed, part))
             else:
-                if isinstance(getattr(owner, name), int):  # ROS itself may not look
+                if isinstance(passed[-1], int):  # ROS itself may not look
                     raise TypeError('it holds whole numbers')
                 setattr(owner, name, part[0])
         except (AssertionError, TypeError) as error:
             raise MessageError(_text(stream, path, f'does not take {part}: {error}')) from None
+    if isinstance(stream, Command) and stream.time_from_start is not None:
+        duration = message.points[0].time_from_start
+        duration.sec, duration.nanosec = divmod(round(stream.time_from_start * NS), NS)
     return message
 
 
-def _write_elements(
-        stream: Stream, path: FieldPath, owner: Any, name: str, part: list[float]) -> None:
-    elements = list(getattr(owner, name))
-    if path.start > len(elements):
+def _is_of_joints(stream: Stream, path: FieldPath) -> bool:
+    return path.joint is not None or (path.listed and bool(stream.joints))
+
+
+def _write_names(stream: Stream, message: Any) -> None:
+    """Name the joints in a message: those it has, else those of the spec, and those of paths."""
+    for path in stream.fields:
+        if _is_of_joints(stream, path):
+            passed = _passed(stream, path, message, _append)
+            names = _order(stream, path, passed)
+            if path.joint not in (None, *names):
+                names.append(path.joint)
+            *above, field = _names_steps(stream, path, passed)
+            setattr(passed[len(above)], field, names)
+
+
+def _elements(
+        stream: Stream, path: FieldPath, passed: list[Any], part: list[float]) -> list[Any]:
+    """Return the elements of a list with the part that the path takes replaced."""
+    elements, start, stop = list(passed[-1]), path.start, path.stop
+    if _is_of_joints(stream, path):
+        names = _order(stream, path, passed)
+        # Other joints' numbers of this field come later or never.
+        elements += [math.nan] * (len(names) - len(elements))
+        if path.joint is not None:
+            start = names.index(path.joint)
+            stop = start + 1
+    if start > len(elements):
         raise MessageError(_text(
-            stream, path, f'would leave elements {len(elements)} to {path.start - 1} unset'))
-    elements[path.start:path.stop] = part
-    setattr(owner, name, elements)
+            stream, path, f'would leave elements {len(elements)} to {start - 1} unset'))
+    elements[start:stop] = part
+    return elements
 
 
-def _owner(stream: Stream, path: FieldPath, message: Any) -> tuple[Any, str]:
-    for name in path.attributes:
-        owner, message = message, getattr(message, name, None)
-        if message is None:
+def _passed(
+        stream: Stream, path: FieldPath, message: Any,
+        missing: Callable[[Any, str, int], Any] | None = None) -> list[Any]:
+    """Return what lies on a path, from the message to the number or list at its end.
+
+    Args:
+        stream: for the error.
+        path: its steps are walked.
+        message: where the walk begins.
+        missing: returns the element that a list does not have, of the list's owner, its name and
+            the element's index.
+
+    Raises:
+        MessageError: a field or element is not there.
+    """
+    passed = [message]
+    for i, step in enumerate(path.steps):
+        value = passed[-1]
+        if isinstance(step, str):
+            found = getattr(value, step, None)
+            if found is None:
+                raise MessageError(_text(
+                    stream, path, f'is not there: {_kind(value)} has the fields {_fields(value)}'))
+        elif not hasattr(value, '__len__') or isinstance(value, str):
             raise MessageError(_text(
-                stream, path, f'is not there: {_kind(owner)} has the fields {_fields(owner)}'))
-    return owner, name
+                stream, path, f'is not there: {path.steps[i - 1]} is no list but '
+                f'{_described(value)}'))
+        elif step < len(value):
+            found = value[step]
+        else:
+            found = missing and missing(passed[-2], path.steps[i - 1], step)
+            if found is None:
+                raise MessageError(_text(
+                    stream, path,
+                    f'is not there: {path.steps[i - 1]} has {len(value)} elements'))
+        passed.append(found)
+    return passed
 
 
-def _names_field(owner: Any) -> str | None:
-    return next((n for n in ('name', 'joint_names') if hasattr(owner, n)), None)
+def _names_steps(stream: Stream, path: FieldPath, passed: list[Any]) -> tuple[str | int, ...]:
+    """Return the path to the names of the joints in a list, in the innermost that has them.
+
+    A JointTrajectory has them beside its points, not in each.
+    """
+    owners = passed[:-1]
+    for i in reversed(range(len(owners))):
+        for name in ('name', 'joint_names'):
+            names = getattr(owners[i], name, None)
+            if names is not None and not isinstance(names, str):
+                return (*path.steps[:i], name)
+    raise MessageError(_text(
+        stream, path, f'needs the names of the joints: {_kind(owners[-1])} has neither a field '
+        f'name nor joint_names, it has the fields {_fields(owners[-1])}'))
 
 
-def _names(stream: Stream, path: FieldPath, owner: Any) -> list[str]:
-    field = _names_field(owner)
-    if field is None:
-        raise MessageError(_text(
-            stream, path, f'needs the names of the joints: {_kind(owner)} has neither a field '
-            'name nor joint_names'))
-    return list(getattr(owner, field))
+def _element_type(owner: Any, name: str) -> str:
+    """Return the type of the elements of a list in a message of rclpy, or of a plain one."""
+    listed = type(owner).get_fields_and_field_types()[name]
+    return listed.removeprefix('sequence<').partition('>')[0].partition('[')[0].partition(',')[0]
 
 
-def _joint_index(stream: Stream, path: FieldPath, owner: Any, length: int) -> int:
-    names = _names(stream, path, owner)
-    if path.joint not in names:
-        raise MessageError(_text(stream, path, f'is not there: the joints are {names}'))
-    index = names.index(path.joint)
-    if index >= length:
-        raise MessageError(_text(stream, path, f'is not there: {length} values for {len(names)} '
-                                               'joints'))
-    return index
+def _new_element(owner: Any, name: str, _: int) -> Any:
+    """Return a new message for a list of messages, of the kind of its owner."""
+    package, slash, kind = _element_type(owner, name).partition('/')
+    if not slash:
+        return None
+    element = f'{package}/msg/{kind}'
+    return blank(element) if hasattr(owner, '__msgtype__') else ros_class(element)()
+
+
+def _append(owner: Any, name: str, index: int) -> Any:
+    """Append a new message to a list of messages, unless that would leave others unset."""
+    elements = list(getattr(owner, name))
+    if index != len(elements) or (element := _new_element(owner, name, index)) is None:
+        return None
+    setattr(owner, name, [*elements, element])
+    return element
 
 
 def _text(stream: Stream, path: FieldPath, what: str) -> str:
     return f'topic {stream.topic} ({stream.type}): field {path.text} {what}'
 
 
+def _operations(stream: Stream) -> str:
+    return ' and '.join(operation.name for operation in stream.operations)
+
+
 def _kind(value: Any) -> str:
     return type(value).__name__
+
+
+def _described(value: Any) -> str:
+    fields = _fields(value)
+    return _kind(value) if fields == 'none' else f'{_kind(value)} with the fields {fields}'
 
 
 def _fields(owner: Any) -> str:
@@ -297,32 +554,64 @@ def _fields(owner: Any) -> str:
 
 
 def check_fields(stream: Stream, message: Any) -> None:
-    """Check the spec's fields against a message with its defaults.
+    """Check the spec's fields against a message with its defaults, plain or of rclpy.
 
     Elements and joints of a list are known only when a message arrives; everything else is
     checked.
 
     Raises:
-        MessageError: a field is not there or is not of numbers.
+        MessageError: a field is not there or is not of numbers, or a frame is stated for a type
+            without a header.
     """
+    if stream.frame_id and not hasattr(message, 'header'):
+        raise MessageError(
+            f'topic {stream.topic} ({stream.type}): expected no frame_id, as the type has no '
+            f'header, found {stream.frame_id}; it has the fields {_fields(message)}')
     for path in stream.fields:
-        owner, name = _owner(stream, path, message)
-        value = getattr(owner, name)
+        passed = _passed(stream, path, message, _new_element)
+        value, owner = passed[-1], passed[-2]
         listed = hasattr(value, '__len__') and not isinstance(value, str)
-        if listed != (path.start is not None or path.joint is not None):
+        if listed != path.listed:
             raise MessageError(_text(
                 stream, path, 'is a list: say which elements, as in [0] or [0:3]' if listed
                 else f'is no list but {_kind(value)}'))
         if not listed and not isinstance(value, (int, float)):
             raise MessageError(_text(
                 stream, path, f'is no number but has the fields {_fields(value)}'))
+        if listed and not _is_of_numbers(element := _element_type(owner, path.steps[-1])):
+            raise MessageError(_text(
+                stream, path, f'is a list of {element}, not of numbers' + (
+                    '; say which field of it, as in points[0].positions[0]'
+                    if '/' in element else '')))
         if isinstance(stream, Command) and np.asarray(value).dtype.kind in 'biu':
             raise MessageError(_text(
                 stream, path, 'holds whole numbers or booleans, a command is of real numbers'))
-        if path.joint is not None:
-            _names(stream, path, owner)
+        if _is_of_joints(stream, path):
+            _names_steps(stream, path, passed)
 
 
+def _is_of_numbers(element_type: str) -> bool:
+    return '/' not in element_type and not element_type.startswith(('string', 'wstring'))
+
+
+def _can_be_sent(stream: Stream, values: np.ndarray) -> np.ndarray:
+    """Return numbers (n, stream.size) moved to the nearest ones that the operations can give.
+
+    A yaw beyond pi becomes the same direction, a pair its cosine and sine, six numbers two columns
+    of a rotation. What is next to no such numbers is left out.
+    """
+    if not stream.operations:
+        return values.astype(np.float32)
+    moved = np.array([_apply(stream, _invert(stream, row)) for row in values])
+    moved = moved[np.isfinite(moved).all(axis=1)]
+    if not len(moved):
+        raise MessageError(
+            f'topic {stream.topic} ({stream.type}): the operation {_operations(stream)} gives '
+            f'nothing between {values.min(axis=0).tolist()} and {values.max(axis=0).tolist()}')
+    return moved
+
+
+@np.errstate(over='ignore')
 def check_limits(command: Command, new: Callable[[], Any]) -> None:
     """Check that a command can be written at its limits, and reads back as what was written.
 
@@ -335,7 +624,9 @@ def check_limits(command: Command, new: Callable[[], Any]) -> None:
     """
     lower = np.array([d.lower for d in command.dimensions])
     upper = np.array([d.upper for d in command.dimensions])
-    for values in (lower, upper):
+    # Six numbers that are all at a limit are no rotation: what lies between is tried as well.
+    between = np.random.default_rng(0).uniform(lower, upper, (16, command.size))
+    for values in _can_be_sent(command, np.array([lower, upper, *between])):
         found = read(command, write(command, values, new(), 0))
         # A float32 field may round; an overflow or a wrong element is no rounding.
         if not np.all(np.abs(found - values) <= 1e-3 * (upper - lower)):
@@ -344,11 +635,14 @@ def check_limits(command: Command, new: Callable[[], Any]) -> None:
                 f'read {found.tolist()}: the fields do not hold them')
 
 
+@np.errstate(over='ignore')
 def check_inverse(stream: Stream, message_type: Any, lower: np.ndarray, upper: np.ndarray) -> None:
     """Check that `write` then `read` gives the same float32 numbers.
 
     Tried with zeros and 256 seeded draws between `lower` and `upper` (stream.size,), where these
-    are finite, else between -10 and 10.
+    are finite, else between -10 and 10, moved to numbers that the stream can give. What goes
+    through operations may differ by their rounding, a millionth of the largest number; without
+    operations every bit counts.
 
     Args:
         stream: the signal or command.
@@ -363,15 +657,15 @@ def check_inverse(stream: Stream, message_type: Any, lower: np.ndarray, upper: n
     low = np.where(np.isfinite(lower), lower, -10.0)
     high = np.where(np.isfinite(upper), upper, 10.0)
     draws = generator.uniform(low, high, (256, stream.size))
-    for values in [np.clip(np.zeros(stream.size), low, high), *draws]:
-        values = values.astype(np.float32)
+    wanted = _can_be_sent(stream, np.array([np.clip(np.zeros(stream.size), low, high), *draws]))
+    rounding = 1e-6 * np.abs(wanted).max(axis=0) if stream.operations else 0.0
+    for values in wanted:
         found = read(stream, write(stream, values, message_type(), 0))
-        if not np.array_equal(found, values):
-            cause = ' and '.join(operation.name for operation in stream.operations)
+        if not np.all((found == values) | (np.abs(found - values) <= rounding)):
             raise MessageError(
                 f'topic {stream.topic} ({stream.type}): '
-                + (f'the operation {cause} has no exact inverse here' if cause
-                   else 'the fields do not keep the numbers')
+                + (f'the operation {_operations(stream)} has no exact inverse here'
+                   if stream.operations else 'the fields do not keep the numbers')
                 + f': wrote {values.tolist()}, read {found.tolist()}')
 
 

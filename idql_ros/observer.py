@@ -6,7 +6,9 @@ missing number is a reason, never a zero.
 
 from __future__ import annotations
 
+from collections import deque
 import dataclasses
+import math
 from typing import Any
 
 from idql_ros import message as messages
@@ -15,23 +17,44 @@ import numpy as np
 
 # A message that is later than this was not overtaken on the way: its clock was set back. Without
 # it one wrong stamp of a signal that may be old would hide all that follow.
-_LONGEST_OVERTAKING_S = 1.0
+LONGEST_OVERTAKING_S = 1.0
+
+# Ticks of a timer that are further apart than so many periods do not follow each other.
+_FOLLOWING_PERIODS = 1.5
 
 
-@dataclasses.dataclass
-class _Sample:
-    values: np.ndarray | None
+@dataclasses.dataclass(eq=False, slots=True)
+class _Newest:
+    """The newest sample of a signal, and what does not change about the signal."""
+
+    signal: Signal
+    # Whether its headers, where it has any, tell its time.
+    by_header: bool
+    # Where its numbers lie in a frame.
+    part: slice
+    # Ages in ns; None: it may be of any age.
+    max_age_ns: int | None
+    overtaking_ns: int
+    came: bool = False
+    # Finite numbers that were made at no negative time.
+    usable: bool = False
+    values: np.ndarray | None = None
     # Why there are no values.
-    error: str
-    # Header stamp, else the time of receipt.
-    stamp_ns: int
-    has_header: bool
+    error: str = ''
+    # Header stamp, or the time of receipt, as the signal's `time` says.
+    stamp_ns: int = 0
+    stamped: bool = False
     # No tick was taken since it came.
-    new: bool = True
+    new: bool = False
+    # Messages dropped because a newer one had overtaken them.
+    overtaken: int = 0
 
 
 class Observer:
-    """Keeps the newest sample of each signal of a spec.
+    """Keeps the newest sample of each signal of a spec, and the frames of the last ticks.
+
+    A frame is what all signals give at one tick (F,); an observation (O,) holds as many frames of
+    each signal as its `history` says, the oldest first.
 
     Times are nanoseconds of the clock that stamps the messages (the node's clock, or the bag's log
     time for what has no header).
@@ -40,86 +63,190 @@ class Observer:
     def __init__(self, spec: Spec) -> None:
         """Start without any sample."""
         self._spec = spec
-        self._samples: dict[str, _Sample | None] = {s.name: None for s in spec.observations}
-        self._signals: dict[str, list[Signal]] = {}
+        self._newest: list[_Newest] = []
+        self._of_topic: dict[str, list[_Newest]] = {}
+        begin = 0
         for signal in spec.observations:
-            self._signals.setdefault(signal.topic, []).append(signal)
+            overtaking_s = min(signal.max_age, LONGEST_OVERTAKING_S)
+            newest = _Newest(
+                signal, signal.time == 'header', slice(begin, begin + signal.size),
+                None if signal.latched else round(signal.max_age * messages.NS),
+                round(overtaking_s * messages.NS))
+            begin += signal.size
+            self._newest.append(newest)
+            self._of_topic.setdefault(signal.topic, []).append(newest)
+        self._frame = np.full(spec.frame_size, np.nan, np.float32)  # (F,)
+        # The times at which every sample is fresh; none while one is not usable.
+        self._fresh_from_ns, self._fresh_until_ns = 0, -1
+        self._frames = max(signal.history for signal in spec.observations)
+        # Frames of the ticks before, the newest last, and when the newest was taken.
+        self._past: deque[np.ndarray] = deque(maxlen=self._frames - 1)
+        self._past_ns: int | None = None
+        # Which number of the last frames, one after another, stands where in an observation.
+        self._order = np.concatenate([
+            spec.frame_size * frame + np.arange(newest.part.start, newest.part.stop)
+            for newest in self._newest
+            for frame in range(self._frames - newest.signal.history, self._frames)])
         self._period: int | None = None
 
-    def add(self, topic: str, message: Any, received_ns: int) -> None:
+    def add(self, topic: str, message: Any, received_ns: int) -> list[np.ndarray | None]:
         """Take a message that was received (or logged) at `received_ns`.
 
         The newest sample is the last one received. A stamp that lies before the kept one by less
         than the maximum age, and than a second, is a message overtaken on its way, and is dropped;
         one that lies further back means that the clock was set back, and is kept. What has no
-        header is never overtaken.
+        header, or a time of receipt by the spec, is never overtaken.
+
+        Returns:
+            The numbers of each signal of the topic, or None where they could not be read.
         """
-        stamp_ns = messages.stamp_ns(message, received_ns)
-        has_header = getattr(message, 'header', None) is not None
-        for signal in self._signals.get(topic, ()):
-            kept = self._samples[signal.name]
-            if kept is not None and has_header and (
-                    0 < kept.stamp_ns - stamp_ns
-                    <= min(signal.max_age, _LONGEST_OVERTAKING_S) * messages.NS):
-                continue
+        read: list[np.ndarray | None] = []
+        header = getattr(message, 'header', None)
+        header_ns = None if header is None else messages.time_message_ns(header.stamp)
+        for newest in self._of_topic.get(topic, ()):
+            values = None
+            stamped = newest.by_header and header_ns is not None
+            stamp_ns = header_ns if stamped else received_ns
             try:
-                values, error = messages.read(signal, message), ''
+                values, error = messages.read(newest.signal, message), ''
             except messages.MessageError as reason:
-                values, error = None, str(reason)
-            self._samples[signal.name] = _Sample(values, error, stamp_ns, has_header)
+                error = str(reason)
+            read.append(values)
+            if stamped and newest.came and (
+                    0 < newest.stamp_ns - stamp_ns <= newest.overtaking_ns):
+                newest.overtaken += 1
+                continue
+            newest.came = newest.new = True
+            newest.values, newest.error = values, error
+            newest.stamp_ns, newest.stamped = stamp_ns, stamped
+            # On so few numbers far cheaper than numpy's.
+            newest.usable = (values is not None and stamp_ns >= 0
+                             and all(map(math.isfinite, values.tolist())))
+            if newest.usable:
+                self._frame[newest.part] = values
+        if read:
+            self._find_fresh()
+        return read
+
+    def _find_fresh(self) -> None:
+        begin_ns, end_ns = -2**63, 2**63
+        for newest in self._newest:
+            if not newest.usable:
+                self._fresh_from_ns, self._fresh_until_ns = 0, -1
+                return
+            age_ns = newest.max_age_ns
+            if age_ns is not None:
+                stamp_ns = newest.stamp_ns
+                if stamp_ns - age_ns > begin_ns:
+                    begin_ns = stamp_ns - age_ns
+                if stamp_ns + age_ns < end_ns:
+                    end_ns = stamp_ns + age_ns
+        self._fresh_from_ns, self._fresh_until_ns = begin_ns, end_ns
 
     def take_tick(self, now_ns: int) -> int | None:
         """Return the time of the tick that the last message completed, or None.
 
-        A tick is complete when every signal has a sample in one period of the spec's rate in which
-        none was taken yet. Its time is the newest header stamp among them (`now_ns` where no
-        message has a header); what has no header belongs to the tick when it came after the last
-        one.
+        A tick is complete when every signal that is not latched has a sample in one period of the
+        spec's rate in which none was taken yet. Its time is the newest header stamp among them
+        (`now_ns` where no message has a header); what has no header belongs to the tick when it
+        came after the last one.
         """
-        samples = list(self._samples.values())
-        if any(sample is None for sample in samples):
+        if not all(newest.came for newest in self._newest):
             return None
-        tick_ns = max((s.stamp_ns for s in samples if s.has_header), default=now_ns)
+        awaited = [newest for newest in self._newest if not newest.signal.latched]
+        tick_ns = max((n.stamp_ns for n in awaited if n.stamped), default=now_ns)
         period = self._spec.period_of(tick_ns)
         if period == self._period or not all(
-                self._spec.period_of(s.stamp_ns) == period if s.has_header else s.new
-                for s in samples):
+                self._spec.period_of(n.stamp_ns) == period if n.stamped else n.new
+                for n in awaited):
             return None
         self._period = period
-        for sample in samples:
-            sample.new = False
-            if not sample.has_header:
+        for newest in awaited:
+            newest.new = False
+            if not newest.stamped:
                 # It came with this tick. Its own time is that of the node's clock, which in
                 # simulation may still lag behind the stamps.
-                sample.stamp_ns = tick_ns
+                newest.stamp_ns = tick_ns
+        self._find_fresh()
         return tick_ns
 
-    def observe(self, tick_ns: int) -> tuple[np.ndarray | None, list[str]]:
-        """Return the observation (O,) float32 at a tick, or None and the reasons, one a signal."""
-        values, reasons = [], []
-        for signal in self._spec.observations:
-            reason = self._reason(signal, tick_ns)
-            if reason is None:
-                values.append(self._samples[signal.name].values)
-            else:
-                reasons.append(reason)
-        return (None, reasons) if reasons else (np.concatenate(values), [])
+    def observe_tick(
+            self, tick_ns: int, now_ns: int | None = None) -> tuple[np.ndarray | None, list[str]]:
+        """Return the observation of a tick, and keep its frame for the ticks that follow.
 
-    def _reason(self, signal: Signal, tick_ns: int) -> str | None:
-        sample = self._samples[signal.name]
-        name = f'{signal.name} (topic {signal.topic})'
-        if sample is None:
-            return f'{name}: missing, no message of type {signal.type} came yet'
-        if sample.stamp_ns < 0:
-            return f'{name}: stamped with a negative time, {sample.stamp_ns / messages.NS:.3f} s'
-        age = (tick_ns - sample.stamp_ns) / messages.NS
-        if age > signal.max_age:
-            return f'{name}: stale, {age:.3f} s old, at most {signal.max_age} s allowed'
-        if age < -signal.max_age:
-            return (f'{name}: stamped {-age:.3f} s in the future, at most {signal.max_age} s '
-                    'allowed; do both sides use the same clock?')
-        if sample.values is None:
-            return f'{name}: {sample.error}'
-        if not np.all(np.isfinite(sample.values)):
-            return f'{name}: not finite, {sample.values.tolist()}'
-        return None
+        Args:
+            tick_ns: time of the tick; one that does not follow the last one begins a new history.
+            now_ns: time at which ages count; None: that of the tick.
+
+        Returns:
+            The observation (O,) float32 and [], or None and the reasons, one a signal.
+        """
+        if self._past_ns is not None and not follows(self._spec, self._past_ns, tick_ns):
+            self._past.clear()
+        now_ns = tick_ns if now_ns is None else now_ns
+        observation, reasons = self.observe(now_ns)
+        if self._fresh_from_ns <= now_ns <= self._fresh_until_ns:
+            self._past.append(self._frame.copy())
+        else:
+            self._past.clear()
+        self._past_ns = tick_ns
+        return observation, reasons
+
+    def observe(self, now_ns: int) -> tuple[np.ndarray | None, list[str]]:
+        """Return the observation (O,) float32 at a time, or None and the reasons, one a signal."""
+        observation = self.peek(now_ns)
+        if observation is not None:
+            return observation.copy(), []
+        reasons = [reason for newest in self._newest if (reason := _reason(newest, now_ns))]
+        return None, reasons or [
+            f'history: {len(self._past) + 1} of {self._frames} frames since the last gap']
+
+    def peek(self, now_ns: int) -> np.ndarray | None:
+        """Return the observation (O,) at a time, or None; it changes with the next message."""
+        if not self._fresh_from_ns <= now_ns <= self._fresh_until_ns:
+            return None
+        if self._frames == 1:
+            return self._frame
+        if len(self._past) < self._frames - 1:
+            return None
+        return np.concatenate([*self._past, self._frame])[self._order]
+
+    def ages_s(self, tick_ns: int) -> list[float]:
+        """Return the age of each signal's newest sample at a tick; NaN before the first one."""
+        return [(tick_ns - n.stamp_ns) / messages.NS if n.came else math.nan for n in self._newest]
+
+    @property
+    def overtaken(self) -> dict[str, int]:
+        """Return signal -> messages that were dropped because a newer one had come before."""
+        return {newest.signal.name: newest.overtaken for newest in self._newest}
+
+
+def follows(spec: Spec, before_ns: int, tick_ns: int) -> bool:
+    """Return whether a tick is the next one after another: no tick is missing between them."""
+    if spec.tick == 'arrival':
+        return spec.period_of(tick_ns) == spec.period_of(before_ns) + 1
+    # A timer's ticks lie anywhere in the periods, and jitter.
+    return 0 < tick_ns - before_ns <= _FOLLOWING_PERIODS * messages.NS / spec.rate
+
+
+def _reason(newest: _Newest, tick_ns: int) -> str:
+    """Return why a signal's sample is no observation; empty where it is one."""
+    signal = newest.signal
+    name = f'{signal.name} (topic {signal.topic})'
+    if not newest.came:
+        return f'{name}: missing, no message of type {signal.type} came yet'
+    if newest.stamp_ns < 0:
+        return f'{name}: stamped with a negative time, {newest.stamp_ns / messages.NS:.3f} s'
+    if newest.max_age_ns is not None:
+        age_ns = tick_ns - newest.stamp_ns
+        if age_ns > newest.max_age_ns:
+            return (f'{name}: stale, {age_ns / messages.NS:.3f} s old, at most {signal.max_age} s '
+                    'allowed')
+        if age_ns < -newest.max_age_ns:
+            return (f'{name}: stamped {-age_ns / messages.NS:.3f} s in the future, at most '
+                    f'{signal.max_age} s allowed; do both sides use the same clock?')
+    if newest.values is None:
+        return f'{name}: {newest.error}'
+    if not newest.usable:
+        return f'{name}: not finite, {newest.values.tolist()}'
+    return ''

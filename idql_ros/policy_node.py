@@ -49,7 +49,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from std_msgs.msg import Float64MultiArray
@@ -72,7 +72,9 @@ def qos_profile(stream: Stream) -> QoSProfile:
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST, depth=stream.depth,
         reliability=ReliabilityPolicy.RELIABLE if stream.reliability == 'reliable'
-        else ReliabilityPolicy.BEST_EFFORT)
+        else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if stream.durability == 'transient_local'
+        else DurabilityPolicy.VOLATILE)
 
 
 @dataclasses.dataclass
@@ -471,8 +473,8 @@ class PolicyNode(LifecycleNode):
         # Ages count on the node's clock. In simulation /clock may come after the stamps it belongs
         # to.
         self._taken_ns = now_ns = self._now_ns()
-        observation, reasons = self._observer.observe(
-            max(now_ns, tick_ns) if self._simulated() else now_ns)
+        observation, reasons = self._observer.observe_tick(
+            tick_ns, max(now_ns, tick_ns) if self._simulated() else now_ns)
         if observation is None:
             self._send_stop(tick_ns, reasons)
             return
@@ -510,8 +512,12 @@ class PolicyNode(LifecycleNode):
         self._stop_reasons = []
         self._limited = [f'dimension {x.dimension}: {x.asked:.6g} held to {x.sent:.6g}'
                          for x in limited]
+        try:
+            self._publish(self._policy.spec.split_action(sent), job.tick_ns)
+        except messages.MessageError as error:  # two columns of a rotation that are parallel
+            self._send_stop(job.tick_ns, [str(error)])
+            return
         self._counts['sent'] += self._enabled
-        self._publish(self._policy.spec.split_action(sent), job.tick_ns)
 
     def _send_stop(self, stamp_ns: int, reasons: list[str]) -> None:
         """Send the spec's stop and say why."""
@@ -539,11 +545,14 @@ class PolicyNode(LifecycleNode):
                 self._preview_publisher.publish(Float64MultiArray(
                     data=np.concatenate(parts).astype(float).tolist()))
             return
-        for command, publisher, part in zip(
-                self._policy.spec.actions, self._command_publishers, parts, strict=True):
-            if part is not None:
-                publisher.publish(messages.write(
+        # Those of one tick are all written before the first of them is sent.
+        for publisher, message in [
+                (publisher, messages.write(
                     command, part, messages.ros_class(command.type)(), stamp_ns))
+                for command, publisher, part in zip(
+                    self._policy.spec.actions, self._command_publishers, parts, strict=True)
+                if part is not None]:
+            publisher.publish(message)
 
     def _publish_diagnostics(self) -> None:
         status = DiagnosticStatus(

@@ -7,6 +7,7 @@ through `parse`, which refuses what it does not know.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 import dataclasses
 import fractions
 import functools
@@ -25,7 +26,26 @@ KINDS = ('position', 'velocity', 'effort', 'increment')
 STOPS = ('zero', 'hold_last_sent', 'hold_measured', 'pose')
 TICKS = ('timer', 'arrival')
 RELIABILITIES = ('best_effort', 'reliable')
-OPERATIONS = ('scale', 'offset', 'cos_sin', 'yaw')
+DURABILITIES = ('volatile', 'transient_local')
+CLOCKS = ('received', 'header')
+TIMES = ('header', 'received')
+RULES = ('last', 'mean')
+REDUCTIONS = ('min', 'mean')
+JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
+
+# What holds no numbers that a policy can use as they are, and what to do instead.
+_IMAGE = ('a type with numbers that have names (images are not read: let a detector or an encoder '
+          'publish what it sees, for example as a std_msgs/msg/Float32MultiArray)')
+_REFUSED_TYPES = {
+    'sensor_msgs/msg/Image': _IMAGE,
+    'sensor_msgs/msg/CompressedImage': _IMAGE,
+    'sensor_msgs/msg/PointCloud2':
+        'a type with numbers that have names (point clouds are not read: use a '
+        'sensor_msgs/msg/LaserScan with the operation sectors, or let a node publish features)',
+    'tf2_msgs/msg/TFMessage':
+        'a topic with one pose (transforms are not looked up: use a geometry_msgs/msg/PoseStamped '
+        'or nav_msgs/msg/Odometry topic)',
+}
 
 
 class SpecError(ValueError):
@@ -34,28 +54,40 @@ class SpecError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class FieldPath:
-    """A path into a message: `twist.linear.x`, `data[2]`, `data[0:6]` or `position[elbow]`."""
+    """A path into a message: `twist.linear.x`, `points[0].positions[0:6]`, `position[elbow]`."""
 
     text: str
-    # Attribute names from the message down, for example ('twist', 'linear', 'x').
-    attributes: tuple[str, ...]
-    # What is taken of the last attribute: nothing, elements [start, stop), or the joint of this
-    # name.
+    # From the message down: names of fields and indices into lists of messages, for example
+    # ('points', 0, 'positions'). The last one is a name.
+    steps: tuple[str | int, ...]
+    # What is taken of a list there: elements [start, stop), all from start where stop is None, or
+    # the joint of this name. None of them: the field is a number.
     start: int | None = None
     stop: int | None = None
     joint: str | None = None
 
     @property
-    def size(self) -> int:
-        """Return how many numbers the path reads."""
-        return 1 if self.start is None else self.stop - self.start
+    def listed(self) -> bool:
+        """Return whether the path takes something of a list."""
+        return self.start is not None or self.joint is not None
+
+    @property
+    def size(self) -> int | None:
+        """Return how many numbers the path reads; None for a whole list."""
+        if self.start is None:
+            return 1
+        return None if self.stop is None else self.stop - self.start
 
 
 # No message of a robot is longer; a spec in a policy file may come from anywhere.
 _MAX_ELEMENTS = 100_000
+_JOINT = r'[A-Za-z_/](?:[\w/. -]*[\w/.-])?'
+_STEP = r'[a-z][a-z0-9_]*(?:\[\d{1,18}\])?\.'
 _PATH = re.compile(
-    r'(?P<attributes>[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)*)'
-    r'(?:\[(?:(?P<start>\d+)(?::(?P<stop>\d+))?|(?P<joint>[A-Za-z_/][\w/.-]*))\])?', re.ASCII)
+    rf'(?P<above>(?:{_STEP})*)(?P<last>[a-z][a-z0-9_]*)'
+    r'(?:\[(?:(?P<start>\d{1,18})(?::(?P<stop>\d{1,18}))?|(?P<whole>:)|'
+    rf'(?P<joint>{_JOINT}))\])?',
+    re.ASCII)
 
 
 def parse_path(text: str) -> FieldPath:
@@ -63,67 +95,82 @@ def parse_path(text: str) -> FieldPath:
     match = _PATH.fullmatch(text)
     if match is None:
         raise ValueError(
-            'expected a field path such as twist.linear.x, data[2], data[0:6] or position[elbow]')
-    attributes = tuple(match['attributes'].split('.'))
+            'expected a field path such as twist.linear.x, data[2], data[0:6], position[elbow], '
+            'points[0].positions[0:6] or ranges[:]')
+    steps = tuple(int(step) if step.isdigit() else step
+                  for step in re.findall(r'\w+', match['above'] + match['last'], re.ASCII))
+    if match['whole']:
+        return FieldPath(text, steps, 0)
     if match['start'] is None:
-        return FieldPath(text, attributes, joint=match['joint'])
+        return FieldPath(text, steps, joint=match['joint'])
     start = int(match['start'])
     stop = int(match['stop']) if match['stop'] else start + 1
     if not start < stop <= _MAX_ELEMENTS:
         raise ValueError(
             f'expected a slice [start:stop] with stop > start and stop <= {_MAX_ELEMENTS}')
-    return FieldPath(text, attributes, start, stop)
+    return FieldPath(text, steps, start, stop)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sectors:
+    """How a scan becomes one number for each of `count` sectors, in the unit of its ranges."""
+
+    count: int
+    # 'min' or 'mean' of the readings in a sector.
+    reduce: str
+    # What is farther counts as `maximum`; what is nearer than `minimum` is no reading.
+    maximum: float
+    minimum: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One step from the numbers in a message to the numbers the policy uses.
-
-    scale, offset  y = scale * x, y = x + offset; one number for all or one for each.
-    cos_sin        each angle (rad) becomes (cos, sin).
-    yaw            a quaternion in ROS order (x, y, z, w) becomes its yaw (rad), REP 103.
-    """
+    """One step from the numbers in a message to those the policy uses; see `operations.py`."""
 
     name: str
+    # Of scale and offset: one number for all or one for each.
     numbers: tuple[float, ...] = ()
+    sectors: Sectors | None = None
+    # Of yaw and rotation_6d: where the quaternion begins, the numbers around it stay as they are.
+    # None: there is nothing around it.
+    first: int | None = None
 
-    def output_size(self, size: int) -> int:
-        """Return how many numbers come out of `size`; raise ValueError where they can't."""
+    def output_size(self, size: int | None) -> int:
+        """Return how many numbers come out of `size`; raise ValueError where they can't.
+
+        Args:
+            size: None where only a message tells it, which sectors alone takes.
+        """
+        if self.name == 'sectors':
+            if size is not None and size < self.sectors.count:
+                raise ValueError(f'sectors takes one number or more for each of its '
+                                 f'{self.sectors.count} sectors, not {size}')
+            return self.sectors.count
+        if size is None:
+            raise ValueError(f'{self.name} takes a known count of numbers, not a whole list [:]; '
+                             'put sectors first, or say which elements, as in [0:6]')
         if self.name == 'cos_sin':
             return 2 * size
-        if self.name == 'yaw':
-            if size != 4:
-                raise ValueError(
-                    f'yaw takes the 4 numbers of a quaternion (x, y, z, w), not {size}')
-            return 1
+        if self.name in ('yaw', 'rotation_6d'):
+            if self.first is None and size != 4:
+                raise ValueError(f'{self.name} takes the 4 numbers of a quaternion (x, y, z, w), '
+                                 f'not {size}')
+            if self.first is not None and size < self.first + 4:
+                raise ValueError(f'{self.name} takes the 4 numbers of a quaternion from number '
+                                 f'{self.first} on, counted from 0, not {size} in all')
+            return size - 4 + (1 if self.name == 'yaw' else 6)
         if len(self.numbers) not in (1, size):
             raise ValueError(f'expected 1 or {size} numbers, found {len(self.numbers)}')
         return size
 
-    def apply(self, x: np.ndarray) -> np.ndarray:
-        """Apply to float64 numbers `x` (n,)."""
-        if self.name == 'scale':
-            return x * np.array(self.numbers)
-        if self.name == 'offset':
-            return x + np.array(self.numbers)
-        if self.name == 'cos_sin':
-            return np.stack([np.cos(x), np.sin(x)], axis=-1).reshape(-1)  # (2n,)
-        if not 0.9 < np.dot(x, x) < 1.1:
-            return np.array([np.nan])  # no rotation; the zeros of a driver that fills in none
-        qx, qy, qz, qw = x
-        return np.array(
-            [math.atan2(2.0 * (qw * qz + qx * qy), 1.0 - 2.0 * (qy * qy + qz * qz))])
-
-    def invert(self, y: np.ndarray) -> np.ndarray:
-        """Return numbers that `apply` maps to `y`; of all quaternions of a yaw, the level one."""
-        if self.name == 'scale':
-            return y / np.array(self.numbers)
-        if self.name == 'offset':
-            return y - np.array(self.numbers)
-        if self.name == 'cos_sin':
-            pairs = y.reshape(-1, 2)
-            return np.arctan2(pairs[:, 1], pairs[:, 0])
-        return np.array([0.0, 0.0, math.sin(0.5 * y[0]), math.cos(0.5 * y[0])])
+    def to_data(self) -> Any:
+        """Return plain data that is read as an equal operation."""
+        if self.sectors is not None:
+            return {self.name: {'count': self.sectors.count, 'reduce': self.sectors.reduce,
+                                'max': self.sectors.maximum, 'min': self.sectors.minimum}}
+        if self.first is not None:
+            return {self.name: self.first}
+        return {self.name: list(self.numbers)} if self.numbers else self.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,16 +182,31 @@ class Stream:
     type: str
     fields: tuple[FieldPath, ...]
     operations: tuple[Operation, ...]
+    # The order of the joints in messages that leave their list of names empty.
+    joints: tuple[str, ...]
+    # The only frame that messages with a header may be in; '' where it is not stated.
+    frame_id: str
     reliability: str
+    durability: str
     depth: int
 
     @property
-    def size(self) -> int:
-        """Return how many numbers the stream gives to, or takes from, the policy."""
-        size = sum(field.size for field in self.fields)
+    def sizes(self) -> tuple[int | None, ...]:
+        """Return how many numbers there are before the operations, and after each of them."""
+        sizes = [_count(self.fields)]
         for operation in self.operations:
-            size = operation.output_size(size)
-        return size
+            sizes.append(operation.output_size(sizes[-1]))
+        return tuple(sizes)
+
+    @property
+    def size(self) -> int:
+        """Return how many numbers one message gives to, or takes from, the policy."""
+        return self.sizes[-1]
+
+
+def _count(fields: Iterable[FieldPath]) -> int | None:
+    sizes = [field.size for field in fields]
+    return None if None in sizes else sum(sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,8 +214,19 @@ class Signal(Stream):
     """A stream that the policy observes."""
 
     unit: str
-    # Seconds; a newest sample older than this is no observation.
+    # Seconds; a newest sample older than this is no observation. math.inf where `latched`.
     max_age: float
+    # How many frames an observation holds, at as many ticks, the oldest first.
+    history: int = 1
+    # Which time orders the samples and gives their age: the header's stamp, or when they came.
+    time: str = 'header'
+    # Sent once and valid from then on, such as a goal.
+    latched: bool = False
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers of an observation are this signal's: size * history."""
+        return self.size * self.history
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +242,8 @@ class Dimension:
     stop: str
     # The value to send, for stop 'pose'.
     pose: float | None = None
-    # Index into the observation that measures this dimension, for stop 'hold_measured'.
+    # Index into the observation, with its history, that measures this dimension, for stop
+    # 'hold_measured'.
     measured: int | None = None
 
 
@@ -177,8 +251,14 @@ class Dimension:
 class Command(Stream):
     """A stream that the policy sends."""
 
-    frame_id: str
     dimensions: tuple[Dimension, ...]
+    # Which of several commands that were logged within a period answers the tick: 'last', or
+    # their mean.
+    rule: str
+    # Seconds; a command older than this at the end of the tick's period is none.
+    max_age: float
+    # Seconds from the stamp until the point is reached; of a JointTrajectory only.
+    time_from_start: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,12 +271,20 @@ class Spec:
     # 'timer': at fixed times of the node's clock. 'arrival': when the last signal of a period is
     # in.
     tick: str
+    # What ticks count time by: when messages are received (or were logged), or header stamps, for
+    # simulated time that was recorded against wall time.
+    clock: str
     observations: tuple[Signal, ...]
     actions: tuple[Command, ...]
 
     @property
     def observation_size(self) -> int:
-        """Return O, the length of an observation."""
+        """Return O, the length of an observation: every signal with its history."""
+        return sum(signal.width for signal in self.observations)
+
+    @property
+    def frame_size(self) -> int:
+        """Return how many numbers one message of each signal gives."""
         return sum(signal.size for signal in self.observations)
 
     @property
@@ -230,9 +318,23 @@ class Spec:
             return {
                 'name': s.name, 'topic': s.topic, 'type': s.type,
                 'fields': [field.text for field in s.fields],
-                'operations': [
-                    {o.name: list(o.numbers)} if o.numbers else o.name for o in s.operations],
-                'qos': {'reliability': s.reliability, 'depth': s.depth}}
+                'operations': [operation.to_data() for operation in s.operations],
+                'joints': list(s.joints), 'frame_id': s.frame_id,
+                'qos': {'reliability': s.reliability, 'durability': s.durability,
+                        'depth': s.depth}}
+
+        def signal(s: Signal) -> dict[str, Any]:
+            age = {'latched': True} if s.latched else {'max_age': s.max_age}
+            return {**stream(s), 'unit': s.unit, **age, 'history': s.history, 'time': s.time}
+
+        def command(c: Command) -> dict[str, Any]:
+            result = {**stream(c), 'rule': c.rule,
+                      'dimensions': [dimension(d) for d in c.dimensions]}
+            if c.max_age != 1.0 / self.rate:
+                result['max_age'] = c.max_age
+            if c.time_from_start is not None:
+                result['time_from_start'] = c.time_from_start
+            return result
 
         def dimension(d: Dimension) -> dict[str, Any]:
             result = {'kind': d.kind, 'unit': d.unit, 'lower': d.lower, 'upper': d.upper,
@@ -243,15 +345,12 @@ class Spec:
 
         return {
             'spec_version': SPEC_VERSION, 'name': self.name, 'rate': self.rate, 'tick': self.tick,
-            'observations': [
-                {**stream(s), 'unit': s.unit, 'max_age': s.max_age} for s in self.observations],
-            'actions': [
-                {**stream(c), 'frame_id': c.frame_id,
-                 'dimensions': [dimension(d) for d in c.dimensions]} for c in self.actions]}
+            'clock': self.clock, 'observations': [signal(s) for s in self.observations],
+            'actions': [command(c) for c in self.actions]}
 
     def to_json(self) -> str:
         """Return the spec as JSON; numbers are written so that they are read back exactly."""
-        return json.dumps(self.to_dict(), indent=1)
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False)
 
 
 @functools.lru_cache
@@ -328,18 +427,35 @@ class _Reader:
     def _choice(self, key: str, choices: tuple[str, ...], default: Any = ...) -> str:
         return self._text(key, '|'.join(choices), f'one of {", ".join(choices)}', default)
 
-    def _number(
-            self, key: str, expected: str = 'a finite number', positive: bool = False) -> float:
-        value = self._get(key, expected)
-        if not _is_number(value) or (positive and value <= 0):
+    def _number(self, key: str, expected: str = 'a finite number', default: Any = ...) -> float:
+        value = self._get(key, expected, default)
+        if not _is_number(value):
             raise self._error(key, expected, value)
         return float(value)
+
+    def _seconds(self, key: str, default: Any = ...) -> float:
+        expected = 'a number of seconds above 0, at most a million'
+        value = self._number(key, expected, default)
+        if not 0.0 < value <= 1e6:
+            raise self._error(key, expected, value)
+        return value
+
+    def _whole(self, key: str, lowest: int, highest: int, default: Any = ...) -> int:
+        expected = f'a whole number from {lowest} to {highest}'
+        value = self._get(key, expected, default)
+        if (not isinstance(value, int) or isinstance(value, bool)
+                or not lowest <= value <= highest):
+            raise self._error(key, expected, value)
+        return value
 
     def _list(self, key: str, expected: str, default: Any = ...) -> list[Any]:
         value = self._get(key, expected, default)
         if not isinstance(value, list) or not (value or default is not ...):
             raise self._error(key, expected, value)
         return value
+
+    def _reader(self, key: str, default: Any) -> _Reader:
+        return _Reader(self._get(key, 'a mapping', default), self._source, f'{self._key}.{key}')
 
     def _readers(self, key: str, expected: str) -> list[_Reader]:
         prefix = f'{self._key}.{key}' if self._key else key
@@ -357,10 +473,11 @@ class _Reader:
         if not 0.001 <= rate <= 1000.0:
             raise self._error('rate', expected, rate)
         tick = self._choice('tick', TICKS)
+        clock = self._choice('clock', CLOCKS, 'received')
         observations = tuple(
             r.signal() for r in self._readers('observations', 'a list of one signal or more'))
         actions = tuple(
-            r.command(observations)
+            r.command(observations, rate)
             for r in self._readers('actions', 'a list of one command or more'))
         self._done()
         for key, streams in (('observations', observations), ('actions', actions)):
@@ -369,88 +486,176 @@ class _Reader:
                 for i, value in enumerate(values):
                     if value in values[:i]:
                         raise self._error(f'{key}[{i}].{what}', f'a {what} used once', value)
-        first: dict[str, Signal] = {}
+        self._agree_on_topics(observations)
+        if all(signal.latched for signal in observations):
+            raise self._error('observations', 'one signal or more that is not latched',
+                              'latched signals only')
+        return Spec(name, rate, tick, clock, observations, actions)
+
+    def _agree_on_topics(self, observations: tuple[Signal, ...]) -> None:
+        """Signals of one topic are read from the same messages, through one subscription."""
+        first: dict[tuple[str, str], Any] = {}
         for i, signal in enumerate(observations):
-            stated = first.setdefault(signal.topic, signal)
-            for what in ('type', 'reliability', 'depth'):
-                expected, found = getattr(stated, what), getattr(signal, what)
+            for what in ('type', 'reliability', 'durability', 'depth', 'frame_id'):
+                found = getattr(signal, what)
+                if what == 'frame_id' and not found:
+                    continue
+                expected = first.setdefault((signal.topic, what), found)
                 if found != expected:
-                    key = what if what == 'type' else f'qos.{what}'
+                    key = what if what in ('type', 'frame_id') else f'qos.{what}'
                     raise self._error(
                         f'observations[{i}].{key}',
                         f'{expected}, as stated above for the topic {signal.topic}', found)
-        return Spec(name, rate, tick, observations, actions)
 
-    def _stream(self, default_reliability: str) -> dict[str, Any]:
+    def _stream(self, reliability: str, durability: str = 'volatile') -> dict[str, Any]:
         name = self._text('name', r'[a-z]\w*', 'a name of lower-case letters, digits, underscores')
         topic = self._text(
             'topic', r'(~/|/)?[A-Za-z_]\w*(/[A-Za-z_]\w*)*',
             'a ROS topic name such as joint_states')
         message_type = self._text(
             'type', r'[a-z]\w*/msg/[A-Z]\w*', 'a message type such as sensor_msgs/msg/JointState')
+        if message_type in _REFUSED_TYPES:
+            raise self._error('type', _REFUSED_TYPES[message_type], message_type)
+        joints = self._joints()
+        fields = self._fields(joints)
+        operations = self._operations(fields)
+        frame_id = self._text('frame_id', r'.*', 'a frame name', '')
+        qos = self._reader('qos', {})
+        reliability = qos._choice('reliability', RELIABILITIES, reliability)
+        durability = qos._choice('durability', DURABILITIES, durability)
+        depth = qos._whole('depth', 1, 10000, 1)
+        qos._done()
+        return {'name': name, 'topic': topic, 'type': message_type, 'fields': fields,
+                'operations': operations, 'joints': joints, 'frame_id': frame_id,
+                'reliability': reliability, 'durability': durability, 'depth': depth}
+
+    def _joints(self) -> tuple[str, ...]:
+        joints = self._list('joints', 'a list of the names of joints', [])
+        for i, joint in enumerate(joints):
+            if (not isinstance(joint, str) or not re.fullmatch(_JOINT, joint, re.ASCII)
+                    or joint in joints[:i]):
+                raise self._error(f'joints[{i}]', 'the name of a joint, used once', joint)
+        return tuple(joints)
+
+    def _fields(self, joints: tuple[str, ...]) -> tuple[FieldPath, ...]:
         fields = []
         for i, text in enumerate(self._list('fields', 'a list of field paths')):
             try:
-                fields.append(parse_path(text if isinstance(text, str) else ''))
+                field = parse_path(text if isinstance(text, str) else '')
             except ValueError as error:
                 expected = str(error).removeprefix('expected ')
                 raise self._error(f'fields[{i}]', expected, text) from None
-        operations = []
-        size = sum(field.size for field in fields)
+            if joints and field.joint not in (None, *joints):
+                raise self._error(
+                    f'fields[{i}]', f'one of the joints stated ({", ".join(joints)})', text)
+            fields.append(field)
+            if len(fields) > 1 and _count(fields) is None:
+                raise self._error('fields', 'a whole list [:] to be the only field', text)
+        return tuple(fields)
+
+    def _operations(self, fields: tuple[FieldPath, ...]) -> tuple[Operation, ...]:
+        operations, size = [], _count(fields)
         for i, item in enumerate(self._list('operations', 'a list of operations', [])):
-            operation = self._operation(i, item)
+            operation = self._operation(f'operations[{i}]', item)
             try:
                 size = operation.output_size(size)
             except ValueError as error:
                 raise SpecError(
                     f'{self._source}: {self._key}.operations[{i}]: {error}') from None
             operations.append(operation)
-        qos = self._get('qos', 'a mapping', {'reliability': default_reliability, 'depth': 1})
-        qos_reader = _Reader(qos, self._source, f'{self._key}.qos')
-        reliability = qos_reader._choice('reliability', RELIABILITIES, default_reliability)
-        depth = qos_reader._get('depth', 'a whole number from 1 to 10000', 1)
-        if not isinstance(depth, int) or isinstance(depth, bool) or not 1 <= depth <= 10000:
-            raise qos_reader._error('depth', 'a whole number from 1 to 10000', depth)
-        qos_reader._done()
-        return {'name': name, 'topic': topic, 'type': message_type, 'fields': tuple(fields),
-                'operations': tuple(operations), 'reliability': reliability, 'depth': depth}
+        if size is None:
+            raise self._error(
+                'fields[0]', 'the operation sectors for a whole list [:], which has no size of '
+                'its own, or the elements, as in [0:6]', fields[0].text)
+        return tuple(operations)
 
-    def _operation(self, i: int, item: Any) -> Operation:
-        key = f'operations[{i}]'
-        if item in ('cos_sin', 'yaw'):
+    def _operation(self, key: str, item: Any) -> Operation:
+        if item in ('cos_sin', 'yaw', 'rotation_6d'):
             return Operation(item)
-        expected = 'cos_sin, yaw, {scale: number(s)} or {offset: number(s)}'
-        if not isinstance(item, dict) or list(item) not in (['scale'], ['offset']):
+        expected = ('rotation_6d, cos_sin, yaw, {scale: number(s)}, {offset: number(s)} or '
+                    '{sectors: {count, reduce, max, min}}')
+        if not isinstance(item, dict) or list(item) not in (
+                ['scale'], ['offset'], ['sectors'], ['yaw'], ['rotation_6d']):
             raise self._error(key, expected, item)
         (name, value), = item.items()
+        if name in ('yaw', 'rotation_6d'):
+            if (not isinstance(value, int) or isinstance(value, bool)
+                    or not 0 <= value < _MAX_ELEMENTS):
+                raise self._error(f'{key}.{name}', 'the index, from 0, of the x of the quaternion '
+                                  'among the numbers', value)
+            return Operation(name, first=value)
+        if name == 'sectors':
+            reader = _Reader(value, self._source, f'{self._key}.{key}.{name}')
+            return Operation(name, sectors=reader.sectors())
         numbers = value if isinstance(value, list) else [value]
         if not numbers or not all(_is_number(n) and (n != 0 or name == 'offset') for n in numbers):
             raise self._error(f'{key}.{name}', 'finite numbers (scale: not 0)', value)
         return Operation(name, tuple(float(n) for n in numbers))
 
-    def signal(self) -> Signal:
-        stream = self._stream('best_effort')
-        unit = self._text('unit', r'.+', 'a unit such as m, rad, m/s, or 1 where there is none')
-        expected = 'a number of seconds above 0, at most a million'
-        max_age = self._number('max_age', expected, positive=True)
-        if max_age > 1e6:
-            raise self._error('max_age', expected, max_age)
+    def sectors(self) -> Sectors:
+        count = self._whole('count', 1, 10000)
+        reduce = self._choice('reduce', REDUCTIONS)
+        maximum = self._number('max', 'the range that is counted for everything farther')
+        minimum = self._number('min', 'the nearest range that is a reading', 0.0)
+        if not 0.0 <= minimum < maximum:
+            raise self._error('min', f'0 or more and less than max ({maximum})', minimum)
         self._done()
-        return Signal(**stream, unit=unit, max_age=max_age)
+        return Sectors(count, reduce, maximum, minimum)
 
-    def command(self, observations: tuple[Signal, ...]) -> Command:
+    def signal(self) -> Signal:
+        latched = self._get('latched', 'true', False)
+        if not isinstance(latched, bool):
+            raise self._error('latched', 'true, or max_age instead', latched)
+        stream = self._stream('best_effort', 'transient_local' if latched else 'volatile')
+        unit = self._text('unit', r'.+', 'a unit such as m, rad, m/s, or 1 where there is none')
+        if latched and 'max_age' in self._data:
+            raise self._error('max_age', 'no age for a signal that is latched',
+                              self._data['max_age'])
+        if not latched:
+            self._get('max_age', 'a number of seconds, or latched: true')
+        max_age = math.inf if latched else self._seconds('max_age')
+        history = self._whole('history', 1, 100, 1)
+        time = self._choice('time', TIMES, 'header')
+        self._done()
+        return Signal(**stream, unit=unit, max_age=max_age, history=history, time=time,
+                      latched=latched)
+
+    def command(self, observations: tuple[Signal, ...], rate: float) -> Command:
         stream = self._stream('reliable')
-        frame_id = self._text('frame_id', r'.*', 'a frame name', '')
+        rule = self._choice('rule', RULES, 'last')
+        period = 1.0 / rate
+        max_age = self._seconds('max_age', period)
+        if max_age < period:
+            raise self._error('max_age', f'a period of the rate or more ({period} s)', max_age)
+        time_from_start = None
+        if stream['type'] == JOINT_TRAJECTORY:
+            time_from_start = self._seconds('time_from_start', period)
+            self._check_trajectory(stream)
+        elif 'time_from_start' in self._data:
+            raise self._error(
+                'time_from_start', f'none for a type that is not {JOINT_TRAJECTORY}',
+                self._data['time_from_start'])
         dimensions = tuple(
             reader.dimension(observations)
             for reader in self._readers('dimensions', 'a list of one dimension or more'))
         self._done()
-        command = Command(**stream, frame_id=frame_id, dimensions=dimensions)
+        command = Command(**stream, dimensions=dimensions, rule=rule, max_age=max_age,
+                          time_from_start=time_from_start)
         if len(dimensions) != command.size:
             raise self._error(
                 'dimensions', f'{command.size} entries, one for each number the fields and '
                 'operations give', f'{len(dimensions)} entries')
         return command
+
+    def _check_trajectory(self, stream: dict[str, Any]) -> None:
+        """Its controller refuses other than one point, and numbers of joints without a name."""
+        for i, field in enumerate(stream['fields']):
+            if field.steps[:2] != ('points', 0):
+                raise self._error(
+                    f'fields[{i}]', 'a field of points[0], the one point that is sent', field.text)
+            if field.joint is None and not stream['joints']:
+                raise self._error(
+                    'joints', f'the names of the joints in the order of {field.text}', None)
 
     def dimension(self, observations: tuple[Signal, ...]) -> Dimension:
         kind = self._choice('kind', KINDS)
@@ -489,16 +694,21 @@ class _Reader:
         return Dimension(kind, unit, lower, upper, stop, pose, measured)
 
     def _measured(self, observations: tuple[Signal, ...]) -> int:
-        owners = [signal for signal in observations for _ in range(signal.size)]
+        owners = [signal for signal in observations for _ in range(signal.width)]
         expected = (f'the index (0 to {len(owners) - 1}) of the observation that measures this '
                     'dimension, in the same unit')
         index = self._get('measured', expected)
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(owners):
             raise self._error('measured', expected, index)
-        if owners[index].unit != self._data['unit']:
+        owner = owners[index]
+        if owner.unit != self._data['unit']:
             raise self._error(
-                'measured', expected,
-                f'{index}, of the signal {owners[index].name} in {owners[index].unit}')
+                'measured', expected, f'{index}, of the signal {owner.name} in {owner.unit}')
+        end = owners.index(owner) + owner.width
+        if index < end - owner.size:
+            raise self._error(
+                'measured', f'an index of the newest frame of the signal {owner.name}, which is '
+                f'its last ({end - owner.size} to {end - 1})', index)
         return index
 
 

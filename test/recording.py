@@ -24,10 +24,11 @@ GRIPPER = {'name': 'gripper', 'topic': 'gripper', 'type': 'std_msgs/msg/Float64'
            'fields': ['data'], 'dimensions': [LIMITED]}
 
 
-def robot(observations=(ODOMETRY,), actions=(VELOCITY,), rate=2, tick='arrival'):
+def robot(observations=(ODOMETRY,), actions=(VELOCITY,), rate=2, tick='arrival', **more):
     """Return a spec."""
     return specs.parse({'spec_version': 1, 'name': 'robot', 'rate': rate, 'tick': tick,
-                        'observations': list(observations), 'actions': list(actions)}, 'robot')
+                        'observations': list(observations), 'actions': list(actions), **more},
+                       'robot')
 
 
 class Recording:
@@ -53,6 +54,12 @@ class Recording:
         message_type = message.__msgtype__
         self.entries.append((logged_ns, topic, message_type,
                              bytes(self.typestore.serialize_cdr(message, message_type))))
+
+    def logged(self):
+        """Yield (topic, log time, message), as a bag's reader does."""
+        for logged_ns, topic, message_type, content in sorted(
+                self.entries, key=lambda entry: entry[0]):
+            yield topic, logged_ns, self.typestore.deserialize_cdr(content, message_type)
 
     def save(self, path, storage='mcap', silent=()):
         """Write the bag, with the topics of the spec and those of the messages; return the path.

@@ -1,5 +1,7 @@
 """A bag replayed through the live path gives the observations of the converted dataset."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,8 @@ from idql_ros import message as messages  # noqa: E402
 from idql_ros.observer import Observer  # noqa: E402
 import recording as rec  # noqa: E402
 from recording import MS, Recording, robot, T  # noqa: E402
-from training import bags  # noqa: E402
-from training.datasets import load_minari  # noqa: E402
+from training import alignment  # noqa: E402
+from training.storage import Bag  # noqa: E402
 
 YAW = {'name': 'heading', 'topic': 'odom', 'type': 'nav_msgs/msg/Odometry',
        'fields': [f'pose.pose.orientation.{axis}' for axis in 'xyzw'], 'operations': ['yaw'],
@@ -60,6 +62,14 @@ def replay(path, spec, decoder):
     return seen
 
 
+def aligned(path, spec):
+    """Return the stretches of decisions that a bag is converted to."""
+    with Bag(path) as bag:
+        return [stretch.steps for stretch in alignment.align(
+            bag.messages(alignment.topics_of(spec, [])), spec, [],
+            alignment.new_account('bag', spec))]
+
+
 def record(spec, seed, ticks):
     """Return a recording with jitter, a hole, a late and a broken message."""
     rng = np.random.default_rng(seed)
@@ -98,18 +108,16 @@ def test_replayed_bag_gives_bit_identical_observations(
     spec = robot(*SPECS[name], tick=tick)
     path = record(spec, seed, 24).save(folder / 'bag')
     live = [o.tobytes() for o in replay(path, spec, decoder).values() if o is not None]
-    bags.convert(
-        [path], spec, lambda within: (np.arange(len(within)), np.zeros(len(within), bool)),
-        'test/parity-v0', folder / 'datasets')
-    dataset, _ = load_minari('test/parity-v0', folder / 'datasets')
+    transitions = [pair for steps in aligned(path, spec)
+                   for pair in itertools.pairwise(steps.observations)]
     # Each transition of the dataset is two ticks of the live path, one right after the other.
-    assert len(dataset.observations) >= 3
+    assert len(transitions) >= 3
     position = 0
-    for before, after in zip(dataset.observations, dataset.next_observations, strict=True):
+    for before, after in transitions:
         position = live.index(before.tobytes(), position)
         assert live[position + 1] == after.tobytes()
     # And what the live path saw besides is what a hole or a missing command cut off.
-    assert len(live) >= len(dataset.observations) + 1
+    assert len(live) >= len(transitions) + 1
 
 
 def test_clean_recording_gives_every_tick_of_the_live_path(tmp_path):
@@ -125,6 +133,6 @@ def test_clean_recording_gives_every_tick_of_the_live_path(tmp_path):
             recording.add('gripper', [1], stamp_ns, stamp_ns + 20 * MS)
     path = recording.save(tmp_path / 'bag')
     live = np.stack(list(replay(path, spec, decoder_of_rosbags).values()))
-    segment, = bags.read_segments(path, spec)
+    steps, = aligned(path, spec)
     assert live.shape == (10, spec.observation_size)
-    assert np.stack(segment.observations).tobytes() == live.tobytes()
+    assert steps.observations.tobytes() == live.tobytes()

@@ -19,13 +19,19 @@ from training.datasets import (
     Dataset,
     DatasetError,
     Episode,
+    episodes_of,
     load,
     load_d4rl,
     load_minari,
     load_validation,
+    read_episodes,
+    read_metadata,
+    read_shard,
+    ShardWriter,
     split,
     write_minari,
 )
+from training.rewards import Steps, Task
 
 SPEC = json.dumps({'name': 'r\u00f6bot', 'actions': [
     {'dimensions': [{'lower': -1.0, 'upper': 0.1}]}, {'dimensions': [{'lower': -2, 'upper': 3}]}]})
@@ -66,6 +72,230 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
     assert dataset.episodes.tolist() == [0] * 4 + [1] + [2] * 6
 
 
+def full_episode(steps, seed=0, **changes):
+    """Return an episode with all that a conversion stores."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 3, steps)
+    return episode(
+        steps, seed, between=rng.normal(size=(counts.sum(), 3)).astype(np.float32), counts=counts,
+        topics={'reward': rng.normal(size=steps), 'terminal': rng.integers(0, 2, steps) > 0},
+        **changes)
+
+
+def assert_equal(found, expected):
+    """Compare two episodes number by number."""
+    for name in ('observations', 'actions', 'rewards', 'between', 'counts'):
+        assert np.array_equal(
+            getattr(found, name), np.asarray(getattr(expected, name), getattr(found, name).dtype)
+        ), name
+    assert found.topics.keys() == expected.topics.keys()
+    for kind, values in expected.topics.items():
+        assert np.array_equal(found.topics[kind], values), kind
+    assert (found.terminated, found.truncated, found.continues) == (
+        expected.terminated, expected.truncated, expected.continues)
+
+
+FULL = [
+    full_episode(4, 1, terminated=True, truncated=False), full_episode(1, 2, continues='terminal'),
+    full_episode(600, 3, continues='length'),
+    # Nothing between any ticks.
+    episode(2, 4, between=np.zeros((0, 3), np.float32), counts=np.zeros(2, np.int64)),
+]
+
+
+def test_what_relabelling_needs_is_read_as_it_was_written(tmp_path):
+    write(tmp_path, iter(FULL))
+    for found, expected in zip(read_episodes('demo/test-v0', tmp_path), FULL, strict=True):
+        assert_equal(found, expected)
+        assert found.between.dtype == np.float32 and found.counts.dtype == np.int64
+    assert read_metadata('demo/test-v0', tmp_path) == {
+        'task': 'reach', 'spec': SPEC, 'between': 'stored'}
+    with h5py.File(tmp_path / 'demo/test-v0/data/main_data.hdf5') as file:
+        stored = file['episode_2/idql_ros_between']
+        assert (stored.compression, stored.compression_opts, stored.shuffle) == ('gzip', 1, True)
+
+
+def test_what_relabelling_needs_is_no_matter_to_minari_or_to_learning(tmp_path, monkeypatch):
+    plain = [replace(e, between=None, counts=None, topics={}, continues='') for e in FULL]
+    hashes, found = [], []
+    for name, episodes in (('full', FULL), ('plain', plain)):
+        write(tmp_path / name, episodes)
+        monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / name))
+        hashes.append(load_minari('demo/test-v0')[0].content_hash())
+        dataset = minari.load_dataset('demo/test-v0')
+        dataset.set_seed(0)
+        cut = dataset.filter_episodes(lambda e: bool(e.truncations[-1]))
+        halves = minari.split_dataset(dataset, [1, 3], seed=0)
+        joined = minari.combine_datasets([dataset, dataset], 'joined-v0')
+        extended = minari.load_dataset('joined-v0')
+        extended.update_dataset_from_buffer([EpisodeBuffer(
+            observations=np.zeros((2, 3)), actions=np.zeros((1, 2)), rewards=[0.0],
+            terminations=[True], truncations=[False])])
+        found.append(repr([
+            [[e.id, e.observations, e.actions, e.rewards, e.terminations, e.truncations, e.infos]
+             for e in some]
+            for some in (dataset, dataset.sample_episodes(2), cut, *halves, joined, extended)
+        ]))
+        assert (len(cut), len(joined), extended.total_steps) == (3, 8, 1215)
+    assert hashes[0] == hashes[1] and found[0] == found[1]
+
+
+def test_metadata_are_those_of_a_dataset_that_minari_made(tmp_path, monkeypatch):
+    write(tmp_path / 'ours', FULL, ref_min_score=-3.0, ref_max_score=5)
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', UserWarning)
+        theirs = minari.create_dataset_from_buffers(
+            'demo/test-v0',
+            [EpisodeBuffer(
+                observations=e.observations, actions=e.actions, rewards=e.rewards.astype('f4'),
+                terminations=[False] * (len(e.rewards) - 1) + [e.terminated],
+                truncations=[False] * (len(e.rewards) - 1) + [e.truncated]) for e in FULL],
+            observation_space=spaces.Box(-np.inf, np.inf, (3,), np.float32),
+            action_space=spaces.Box(
+                np.array([-1, -2], np.float32), np.array([0.1, 3], np.float32)))
+    monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'ours'))
+    ours = minari.load_dataset('demo/test-v0')
+    found = {key: value for key, value in ours.storage.metadata.items()
+             if not key.startswith('idql_ros_')}
+    assert (found.pop('ref_min_score'), found.pop('ref_max_score')) == (-3, 5)
+    assert found.pop('dataset_size') > 0
+    expected = {**theirs.storage.metadata}
+    assert expected.pop('dataset_size') > 0
+    assert found == expected
+    assert minari.get_normalized_score(ours, np.array([-3, 5])).tolist() == [0, 1]
+    for one, other in zip(
+        ours.storage.get_episode_metadata(range(4)), theirs.storage.get_episode_metadata(range(4)),
+        strict=True,
+    ):
+        one.pop('idql_ros_continues', None)
+        assert one == other
+    with h5py.File(ours.storage.data_path / 'main_data.hdf5') as mine, h5py.File(
+            theirs.storage.data_path / 'main_data.hdf5') as other:
+        for name, values in other['episode_2'].items():
+            stored = mine['episode_2'][name]
+            assert (stored.dtype, stored.maxshape) == (values.dtype, values.maxshape), name
+            assert np.array_equal(stored, values), name
+
+
+@pytest.mark.parametrize('scores', [(1.0, None), (None, 1.0), (1.0, 1.0), (0.0, np.nan)])
+def test_reference_scores_that_normalise_nothing_are_refused(tmp_path, scores):
+    low, high = scores
+    with pytest.raises(DatasetError, match='reference scores: expected the lower and the higher'):
+        write(tmp_path, [episode(2)], ref_min_score=low, ref_max_score=high)
+
+
+def test_writing_and_reading_hold_a_few_episodes_of_hundreds(tmp_path):
+    steps = 10_000
+
+    def recorded(count=200):
+        for seed in range(count):
+            yield full_episode(steps, seed)
+
+    def peak(work):
+        tracemalloc.start()
+        try:
+            work()
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    one = next(recorded())
+    size = sum(array.nbytes for array in (
+        one.observations, one.actions, one.rewards, one.between, one.counts,
+        *one.topics.values()))
+
+    def read(episodes):
+        assert sum(len(e.rewards) == steps for e in episodes) in (40, 200)
+
+    def write_shard():
+        with ShardWriter(tmp_path / 'shard.h5') as shard:
+            for each in recorded(40):
+                shard.add(each)
+
+    for work in (lambda: write(tmp_path, recorded()),
+                 lambda: read(read_episodes('demo/test-v0', tmp_path)),
+                 write_shard, lambda: read(read_shard(tmp_path / 'shard.h5'))):
+        assert peak(work) < 6 * size
+
+
+# Shards
+
+
+def test_shard_gives_back_what_was_added_to_it(tmp_path):
+    path = tmp_path / 'shard.h5'
+    with ShardWriter(path) as shard:
+        for each in FULL:
+            shard.add(each)
+        assert not path.exists()
+    for found, expected in zip(read_shard(path), FULL, strict=True):
+        assert_equal(found, expected)
+    with ShardWriter(path):
+        pass
+    assert list(read_shard(path)) == []
+    assert [p.name for p in tmp_path.iterdir()] == ['shard.h5']
+
+
+def test_dataset_of_shards_is_the_dataset_of_their_episodes(tmp_path):
+    for number in range(2):
+        with ShardWriter(tmp_path / f'{number}.h5') as shard:
+            for each in FULL[2 * number:2 * number + 2]:
+                shard.add(each)
+    shards = [tmp_path / f'{number}.h5' for number in range(2)]
+    write(tmp_path / 'a', (each for path in shards for each in read_shard(path)))
+    write(tmp_path / 'b', FULL)
+    for found, expected in zip(
+            read_episodes('demo/test-v0', tmp_path / 'a'),
+            read_episodes('demo/test-v0', tmp_path / 'b'), strict=True):
+        assert_equal(found, expected)
+
+
+def test_after_an_error_there_is_no_shard_and_the_one_before_stays(tmp_path):
+    path = tmp_path / 'shard.h5'
+    for before in ([], ['shard.h5']):
+        with pytest.raises(DatasetError, match='shard.h5, episode 1: expected finite rewards'):
+            with ShardWriter(path) as shard:
+                shard.add(FULL[0])
+                shard.add(episode(2, rewards=np.full(2, np.nan)))
+        assert [p.name for p in tmp_path.iterdir()] == before
+        with ShardWriter(path) as shard:
+            shard.add(FULL[0])
+    with pytest.raises(DatasetError, match='none.h5: cannot be read'):
+        next(read_shard(tmp_path / 'none.h5'))
+
+
+# Judged and cut
+
+
+def test_stretch_is_cut_at_terminals_and_every_piece_keeps_its_share():
+    steps = Steps(
+        np.arange(7, dtype=np.float32)[:, None], np.arange(6, dtype=np.float32)[:, None],
+        np.array([[0.5], [1.5], [1.6], [4.5]], np.float32), np.array([1, 2, 0, 0, 1, 0]), 1.0,
+        {'reward': np.arange(6.0), 'terminal': np.array([0, 1, 1, 0, 0, 0], bool)})
+    task = Task({'topic': {'topic': 'score', 'field': 'data'}},
+                {'topic': {'topic': 'done', 'field': 'data'}})
+    for continues in ('', 'length'):
+        pieces = list(episodes_of(steps, task, continues))
+        assert [p.observations[:, 0].tolist() for p in pieces] == [[0, 1, 2], [2, 3], [3, 4, 5, 6]]
+        assert [p.rewards.tolist() for p in pieces] == [[0, 1], [2], [3, 4, 5]]
+        assert [p.topics['reward'].tolist() for p in pieces] == [[0, 1], [2], [3, 4, 5]]
+        assert [p.between[:, 0].tolist() for p in pieces] == [
+            steps.between[:3, 0].tolist(), [], steps.between[3:, 0].tolist()]
+        assert [p.counts.tolist() for p in pieces] == [[1, 2], [0], [0, 1, 0]]
+        assert [p.terminated for p in pieces] == [True, True, False]
+        assert [p.truncated for p in pieces] == [False, False, True]
+        assert [p.continues for p in pieces] == [continues, 'terminal', 'terminal']
+
+
+def test_terminal_at_the_last_decision_leaves_no_empty_episode():
+    steps = Steps(np.zeros((3, 1), np.float32), np.zeros((2, 1), np.float32),
+                  np.zeros((0, 1), np.float32), np.zeros(2, np.int64), 1.0,
+                  {'terminal': np.array([False, True])})
+    piece, = episodes_of(steps, Task(
+        {'action_cost': {}}, {'topic': {'topic': 'done', 'field': 'data'}}))
+    assert piece.terminated and len(piece.rewards) == 2
+
+
 def test_mask_is_zero_only_at_a_true_terminal(tmp_path):
     write(tmp_path, [episode(3, 1, terminated=True, truncated=False), episode(2, 2)])
     assert load_minari('demo/test-v0', tmp_path)[0].masks.tolist() == [1, 1, 0, 1, 1]
@@ -98,6 +328,30 @@ def test_existing_dataset_is_kept_unless_overwriting_is_allowed(tmp_path):
     assert len(load_minari('demo/test-v0', tmp_path)[0].rewards) == 2
 
 
+def test_dataset_stays_until_the_one_that_replaces_it_is_complete(tmp_path, monkeypatch):
+    write(tmp_path, [episode(4)])
+
+    def interrupted():
+        yield episode(2)
+        assert len(list(read_episodes('demo/test-v0', tmp_path))[0].rewards) == 4
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, interrupted(), overwrite=True)
+    rename = os.rename
+
+    def refuse(source, target, **options):
+        if '.writing-' in str(source) and 'replaced' not in str(source):
+            raise OSError('no room')
+        rename(source, target, **options)
+
+    monkeypatch.setattr(os, 'rename', refuse)
+    with pytest.raises(OSError, match='no room'):
+        write(tmp_path, [episode(2)], overwrite=True)
+    assert len(load_minari('demo/test-v0', tmp_path)[0].rewards) == 4
+    assert [p.name for p in tmp_path.iterdir()] == ['demo']
+
+
 @pytest.mark.parametrize('episodes, message', [
     ([], 'one or more, found none'),
     ([episode(2), episode(2, actions=np.zeros((0, 2)), rewards=np.zeros(0))], 'episode 1.*steps'),
@@ -106,6 +360,13 @@ def test_existing_dataset_is_kept_unless_overwriting_is_allowed(tmp_path):
     ([episode(2), episode(2, actions=np.zeros((2, 3)))], 'episode 1: expected actions of size 2'),
     ([episode(2, rewards=np.array([0, np.nan]))], 'finite rewards, found nan at step 1'),
     ([episode(2, actions=np.array([[0, 0], [np.inf, 0]]))], 'finite actions.* at step 1'),
+    ([episode(2, counts=np.zeros(2, int))], 'expected between and counts, found one of them'),
+    ([full_episode(2, 1), episode(2)], 'episode 1: expected rows between ticks stored: True'),
+    ([replace(full_episode(9), counts=np.ones(9, int) * 7)], 'counts .* with the sum'),
+    ([replace(full_episode(9), between=np.zeros((9, 2)))], 'rows of 3 numbers between ticks'),
+    ([episode(2, topics={'reward': np.zeros(3)})], 'finite numbers .*, found reward: float64'),
+    ([episode(2, topics={'score': np.zeros(2)})], 'of reward or terminal, found score'),
+    ([episode(2, continues='maybe')], "expected continues '', 'terminal' or 'length', .*maybe"),
 ])
 def test_unfit_episodes_are_refused_in_one_line_and_nothing_is_written(
     tmp_path, episodes, message
@@ -125,6 +386,38 @@ def test_malformed_id_is_refused(tmp_path, dataset_id):
 def test_missing_dataset_is_named_with_its_place(tmp_path):
     with pytest.raises(DatasetError, match=f"'demo/none-v0'.*{tmp_path}"):
         load_minari('demo/none-v0', tmp_path)
+
+
+@pytest.mark.parametrize('damage', [
+    lambda group: group.pop('actions'),
+    lambda group: group.pop('rewards') and group.create_group('rewards'),
+    lambda group: group.pop('terminations') and group.create_dataset('terminations', data=1),
+    lambda group: group.attrs.create('idql_ros_continues', np.arange(3)),
+    lambda group: group.pop('idql_ros_between'),
+    lambda group: group.pop('idql_ros_counts') and group.create_dataset(
+        'idql_ros_counts', data=[b'text'] * 600),
+])
+def test_damaged_episodes_are_named_in_one_line(tmp_path, damage):
+    write(tmp_path, FULL)
+    with h5py.File(tmp_path / 'demo/test-v0/data/main_data.hdf5', 'a') as file:
+        damage(file['episode_2'])
+    with pytest.raises(DatasetError, match="'demo/test-v0', episode 2: .*expected") as seen:
+        list(read_episodes('demo/test-v0', tmp_path))
+    assert '\n' not in str(seen.value)
+
+
+def test_files_that_are_none_are_named_in_one_line(tmp_path):
+    data = write(tmp_path, FULL) / 'data'
+    (data / 'main_data.hdf5').write_bytes(b'no HDF5')
+    (data / 'metadata.json').write_text('[]')
+    for read in (lambda: list(read_episodes('demo/test-v0', tmp_path)),
+                 lambda: read_metadata('demo/test-v0', tmp_path)):
+        with pytest.raises(DatasetError, match="'demo/test-v0': .*cannot be read") as seen:
+            read()
+        assert '\n' not in str(seen.value)
+    for read in (read_metadata, lambda *of: next(read_episodes(*of))):
+        with pytest.raises(DatasetError, match=f"'demo/none-v0'.*{tmp_path}"):
+            read('demo/none-v0', tmp_path)
 
 
 def test_constant_rewards_are_warned_about(tmp_path):

@@ -252,9 +252,68 @@ def test_spec_of_other_sizes_is_refused(maze):
 def test_operation_without_an_exact_inverse_is_named():
     data = slider_spec().to_dict()
     data['observations'][0] |= {'type': 'std_msgs/msg/Float32MultiArray',
-                                'operations': [{'scale': 0.1}]}
-    with pytest.raises(messages.MessageError, match='topic state .* operation scale has no exact'):
+                                'operations': [{'offset': 1e6}]}
+    with pytest.raises(messages.MessageError, match='topic state .* operation offset has no exac'):
         SimulatedRobot(Slider(), specs.parse(data, 'slider.yaml'), 0)
+
+
+class Compass(Slider):
+    """A Slider that observes its heading as cosine and sine, before its two positions."""
+
+    def __init__(self):
+        """Make it; spaces without limits, as most environments state them."""
+        super().__init__()
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        """Begin at random places."""
+        gymnasium.Env.reset(self, seed=seed)
+        self.state = self.np_random.uniform(-1, 1, 2)
+        return self.observed(), {}
+
+    def step(self, action):
+        """Move."""
+        super().step(action)
+        return self.observed(), 0.0, False, False, {}
+
+    def observed(self):
+        """Return heading and positions."""
+        angle = 5.0 * self.state.sum()
+        return np.array([np.cos(angle), np.sin(angle), *self.state], np.float32)
+
+
+def compass_spec(history):
+    """Return the spec of a Compass, its stop holding the positions of the newest frame."""
+    data = slider_spec().to_dict()
+    heading = {'name': 'heading', 'topic': 'odom', 'type': 'nav_msgs/msg/Odometry',
+               'fields': [f'pose.pose.orientation.{axis}' for axis in 'xyzw'], 'unit': '1',
+               'operations': ['yaw', 'cos_sin'], 'max_age': 1, 'history': 2, 'frame_id': 'odom'}
+    data['observations'][0]['history'] = history
+    data['observations'].insert(0, heading)
+    for i, dimension in enumerate(data['actions'][0]['dimensions']):
+        dimension |= {'kind': 'position', 'stop': 'hold_measured',
+                      'measured': 4 + 2 * (history - 1) + i}
+    return specs.parse(data, 'compass.yaml')
+
+
+def test_operations_that_compute_are_simulated():
+    robot = started(Compass(), compass_spec(1))
+    for _ in range(5):
+        sent = robot.observe()
+        heading, state = (messages.read(s, sent[s.topic]) for s in robot.spec.observations)
+        assert np.array_equal(state, robot.env.observed()[2:])
+        assert heading == pytest.approx(robot.env.observed()[:2], abs=1e-6)
+        robot.advance(np.array([0.5, 1.0], np.float32))
+
+
+@pytest.mark.parametrize('history', [1, 2, 5])
+def test_environment_gives_one_frame_and_the_stop_holds_what_it_measures(history):
+    robot = started(Compass(), compass_spec(history))
+    assert (robot.spec.frame_size, robot.spec.observation_size) == (4, 4 + 2 * history)
+    for _ in range(3):
+        stop = robot.stop_action()
+        assert np.array_equal(stop, robot.env.observed()[2:])
+        robot.advance(np.array([0.5, 1.0], np.float32))
 
 
 @pytest.mark.parametrize('name', [

@@ -506,4 +506,5 @@ def test_messages_are_on_the_path_of_evaluation():
         short_maze(), specs.parse(data, 'robot.yaml'), seed=0, new=blank)
     written.clear()
     evaluate.run_episode(robot, 0, constant([0.5, 0.5]))
-    assert written == ['std_msgs/msg/Float32MultiArray'] * 30
+    # Of each step, and the one that is looked at before the first.
+    assert written == ['std_msgs/msg/Float32MultiArray'] * 31

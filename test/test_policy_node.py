@@ -435,7 +435,7 @@ def test_what_was_only_previewed_is_nothing_to_hold(robot, tmp_path):
 def test_a_spec_whose_commands_cannot_be_written_is_refused(robot, tmp_path):
     def gap(metadata):
         metadata['spec']['actions'][0].update(
-            type='std_msgs/msg/Float64MultiArray', fields=['data[1:3]'])
+            type='std_msgs/msg/Float64MultiArray', fields=['data[1:3]'], frame_id='')
     policy = harness.policy_with(tmp_path / 'gap.onnx', gap)
     with harness.running(NODE, {'model': policy}, tmp_path / 'node.log') as process:
         assert not robot.change_state(Transition.TRANSITION_CONFIGURE)

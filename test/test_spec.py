@@ -3,7 +3,11 @@
 import copy
 import json
 from pathlib import Path
+import re
 
+from hypothesis import given
+from hypothesis import strategies as st
+from idql_ros import message as messages
 from idql_ros import spec as specs
 import numpy as np
 import pytest
@@ -143,7 +147,7 @@ DIMENSION = ('actions', 0, 'dimensions', 0)
 
 
 @pytest.mark.parametrize(('path', 'value', 'key', 'expected', 'found'), [
-    (('colour',), 1, 'colour', 'one of the keys actions, name', 'an unknown key'),
+    (('colour',), 1, 'colour', 'one of the keys actions, clock, name', 'an unknown key'),
     (('observations', 0, 'units'), 'm', 'observations[0].units', 'one of the keys', 'unknown'),
     ((*DIMENSION, 'max'), 1, 'actions[0].dimensions[0].max', 'one of the keys kind', 'unknown'),
     (('observations', 2, 'qos', 'history'), 1, 'observations[2].qos.history', 'depth', 'unknown'),
@@ -220,11 +224,70 @@ DIMENSION = ('actions', 0, 'dimensions', 0)
     (('actions', 0, 'dimensions', 2, 'measured'), 0, 'actions[0].dimensions[2].measured',
      'one of the keys', 'unknown'),
     (('actions', 0, 'dimensions', 2), DELETE, 'actions[0].dimensions', '3 entries', '2 entries'),
+    (('clock',), 'wall', 'clock', 'one of received, header', 'wall'),
+    (('observations', 1, 'max_age'), DELETE, 'observations[1].max_age', 'or latched: true',
+     'nothing'),
+    (('observations', 1, 'latched'), True, 'observations[1].max_age',
+     'no age for a signal that is latched', '0.2'),
+    (('observations', 1, 'latched'), 1, 'observations[1].latched', 'true, or max_age', '1'),
+    (('observations', 1, 'history'), 0, 'observations[1].history', 'from 1 to 100', '0'),
+    (('observations', 1, 'history'), 101, 'observations[1].history', 'from 1 to 100', '101'),
+    (('observations', 1, 'history'), True, 'observations[1].history', 'a whole number', 'True'),
+    (('observations', 1, 'time'), 'sent', 'observations[1].time', 'header, received', 'sent'),
+    (('observations', 1, 'rule'), 'last', 'observations[1].rule', 'one of the keys', 'unknown'),
+    (('observations', 1, 'qos'), {'durability': 'transient_local'},
+     'observations[1].qos.durability', 'volatile, as stated above', 'transient_local'),
+    (('observations', 2, 'qos', 'durability'), 'sticky', 'observations[2].qos.durability',
+     'volatile, transient_local', 'sticky'),
+    (('observations', 2, 'qos'), None, 'observations[2].qos', 'a mapping', 'nothing'),
+    (('observations', 0, 'joints'), ['shoulder', 'shoulder'], 'observations[0].joints[1]',
+     'used once', 'shoulder'),
+    (('observations', 0, 'joints'), ['shoulder', 'elbow '], 'observations[0].joints[1]',
+     'the name of a joint', 'elbow '),
+    (('observations', 0, 'joints'), ['shoulder'], 'observations[0].fields[1]',
+     'one of the joints stated (shoulder)', 'position[elbow]'),
+    (('observations', 0, 'fields'), ['position[:]'], 'observations[0].fields[0]',
+     'the operation sectors for a whole list [:]', 'position[:]'),
+    (('observations', 0, 'fields', 0), 'position[:]', 'observations[0].fields',
+     'a whole list [:] to be the only field', 'position[elbow]'),
+    (('observations', 0, 'fields', 1), 'points[0][1]', 'observations[0].fields[1]',
+     'points[0].positions[0:6]', 'points[0][1]'),
+    (('observations', 1, 'operations', 0), {'sectors': 12},
+     'observations[1].operations[0].sectors', 'a mapping', '12'),
+    (('observations', 1, 'operations', 0), {'sectors': {'count': 1, 'reduce': 'max', 'max': 3}},
+     'observations[1].operations[0].sectors.reduce', 'min, mean', 'max'),
+    (('observations', 1, 'operations', 0), {'sectors': {'count': 0, 'reduce': 'min', 'max': 3}},
+     'observations[1].operations[0].sectors.count', 'a whole number', '0'),
+    (('observations', 1, 'operations', 0), {'sectors': {'count': 1, 'reduce': 'min'}},
+     'observations[1].operations[0].sectors.max', 'counted for everything farther', 'nothing'),
+    (('observations', 1, 'operations', 0),
+     {'sectors': {'count': 1, 'reduce': 'min', 'max': 3, 'min': 3}},
+     'observations[1].operations[0].sectors.min', 'less than max (3.0)', '3'),
+    (('observations', 1, 'operations', 0),
+     {'sectors': {'count': 1, 'reduce': 'min', 'max': 3, 'far': 3}},
+     'observations[1].operations[0].sectors.far', 'count, max, min, reduce', 'unknown'),
+    (('observations', 1, 'operations', 0),
+     {'sectors': {'count': 2, 'reduce': 'min', 'max': 3}}, 'observations[1].operations[0]',
+     'each of its 2 sectors', '1'),
+    (('observations', 0, 'operations'), ['rotation_6d'], 'observations[0].operations[0]',
+     'rotation_6d takes the 4 numbers of a quaternion', '2'),
+    (('observations', 1, 'operations', 0), {'yaw': -1}, 'observations[1].operations[0].yaw',
+     'the x of the quaternion', '-1'),
+    (('observations', 2, 'operations', 0), {'yaw': 1}, 'observations[2].operations[0]',
+     'a quaternion from number 1 on', '4 in all'),
+    (('actions', 1, 'rule'), 'first', 'actions[1].rule', 'one of last, mean', 'first'),
+    (('actions', 1, 'max_age'), 0.03, 'actions[1].max_age', 'a period of the rate or more',
+     '0.03'),
+    (('actions', 1, 'max_age'), float('inf'), 'actions[1].max_age', 'a number of seconds', 'inf'),
+    (('actions', 1, 'time_from_start'), 0.1, 'actions[1].time_from_start',
+     'none for a type that is not trajectory_msgs/msg/JointTrajectory', '0.1'),
+    (('actions', 1, 'frame_id'), 7, 'actions[1].frame_id', 'a frame name', '7'),
 ])
 def test_error_names_file_key_expected_and_found(path, value, key, expected, found):
     text = refusal(changed(path, value))
     source, where, reason = text.split(': ', 2)
     assert (source, where) == ('arm.yaml', key)
+    assert len(text) < 400
     before, _, after = reason.rpartition('found ' if 'found' in reason else ', not ')
     assert expected in before
     assert found in after
@@ -309,6 +372,272 @@ def test_a_key_that_is_there_twice_is_refused(tmp_path):
     path.write_text(ROBOTS[0].read_text().replace('rate: 2.0', 'rate: 2.0\nrate: 20.0'))
     with pytest.raises(specs.SpecError, match='rate is there twice'):
         specs.load(path)
+
+
+def test_history_counts_for_the_observation_and_not_for_the_message():
+    data = changed(('observations', 1, 'history'), 3)
+    spec = specs.parse(data, 'arm.yaml')
+    assert [(s.size, s.width) for s in spec.observations] == [(2, 2), (1, 3), (2, 2)]
+    assert (spec.frame_size, spec.observation_size) == (5, 7)
+
+
+@pytest.mark.parametrize(('measured', 'refused'), [
+    (0, 'the newest frame of the signal joints, which is its last (4 to 5), found 0'),
+    (3, 'the newest frame'), (4, None), (5, None), (6, 'in the same unit'),
+    (9, 'the index (0 to 8)')])
+def test_what_measures_a_joint_is_in_the_newest_frame(measured, refused):
+    data = changed((*DIMENSION, 'measured'), measured)
+    data['observations'][0]['history'] = 3
+    if refused is None:
+        assert specs.parse(data, 'arm.yaml').dimensions[0].measured == measured
+    else:
+        assert refused in refusal(data)
+
+
+def latched(data, i):
+    """Return a spec with an observation that is sent once."""
+    data = copy.deepcopy(data)
+    del data['observations'][i]['max_age']
+    data['observations'][i]['latched'] = True
+    return data
+
+
+def test_latched_signal_has_no_age_and_is_kept_for_who_comes_late():
+    spec = specs.parse(latched(ARM, 2), 'arm.yaml')
+    heading = spec.observations[2]
+    assert (heading.latched, heading.max_age) == (True, float('inf'))
+    assert (heading.reliability, heading.durability) == ('reliable', 'transient_local')
+    assert [s.durability for s in spec.observations[:2]] == ['volatile', 'volatile']
+    text = spec.to_json()
+    assert 'Infinity' not in text
+    assert specs.parse(json.loads(text), 'json') == spec
+    data = latched(ARM, 2)
+    data['observations'][2]['qos']['durability'] = 'volatile'
+    assert specs.parse(data, 'arm.yaml').observations[2].durability == 'volatile'
+
+
+def test_latched_signals_alone_are_refused():
+    data = ARM
+    for i in range(3):
+        data = latched(data, i)
+    assert 'observations: expected one signal or more that is not latched' in refusal(data)
+
+
+def test_defaults_are_those_of_the_reference():
+    spec = specs.parse(ARM, 'arm.yaml')
+    assert spec.clock == 'received'
+    for signal in spec.observations:
+        assert (signal.history, signal.time, signal.latched) == (1, 'header', False)
+        assert (signal.joints, signal.frame_id, signal.durability) == ((), '', 'volatile')
+    for command in spec.actions:
+        assert (command.rule, command.max_age, command.time_from_start) == ('last', 1 / 30, None)
+        assert (command.joints, command.durability) == ((), 'volatile')
+
+
+def test_spec_that_was_stored_before_the_newer_keys_is_read():
+    new = specs.parse(ARM, 'arm.yaml')
+    old = json.loads(new.to_json())
+    for key in ('clock',):
+        del old[key]
+    for stream in [*old['observations'], *old['actions']]:
+        for key in ('joints', 'history', 'time', 'rule'):
+            stream.pop(key, None)
+        del stream['qos']['durability']
+    for signal in old['observations']:
+        del signal['frame_id']
+    for command in old['actions']:
+        command.pop('max_age', None)
+    assert specs.parse(old, 'old') == new
+
+
+def trajectory(**keys):
+    """Return ARM with its first command sent as a JointTrajectory."""
+    data = copy.deepcopy(ARM)
+    data['actions'][0] |= {'type': 'trajectory_msgs/msg/JointTrajectory',
+                           'fields': ['points[0].positions[0:2]', 'points[0].effort[0]'],
+                           'joints': ['a', 'b'], **keys}
+    return data
+
+
+def test_trajectory_states_when_its_point_is_reached():
+    command = specs.parse(trajectory(), 'arm.yaml').actions[0]
+    assert (command.time_from_start, command.joints) == (1 / 30, ('a', 'b'))
+    spec = specs.parse(trajectory(time_from_start=0.25), 'arm.yaml')
+    assert spec.actions[0].time_from_start == 0.25
+    assert specs.parse(json.loads(spec.to_json()), 'json') == spec
+
+
+@pytest.mark.parametrize(('keys', 'expected'), [
+    ({'joints': []}, 'actions[0].joints: expected the names of the joints in the order of '
+                     'points[0].positions[0:2], found nothing'),
+    ({'fields': ['points[1].positions[0:3]']}, 'fields[0]: expected a field of points[0]'),
+    ({'fields': ['header.stamp.sec']}, 'fields[0]: expected a field of points[0]'),
+    ({'time_from_start': 0}, 'time_from_start: expected a number of seconds above 0'),
+])
+def test_trajectory_that_its_controller_would_refuse_is_refused(keys, expected):
+    assert expected in refusal(trajectory(**keys))
+
+
+@pytest.mark.parametrize(('message_type', 'advice'), [
+    ('sensor_msgs/msg/Image', 'images are not read: let a detector'),
+    ('sensor_msgs/msg/CompressedImage', 'images are not read: let a detector'),
+    ('sensor_msgs/msg/PointCloud2', 'point clouds are not read: use a sensor_msgs/msg/LaserScan'),
+    ('tf2_msgs/msg/TFMessage', 'transforms are not looked up: use a geometry_msgs/msg/PoseStamp'),
+])
+def test_type_that_is_never_read_is_refused_with_what_to_do_instead(message_type, advice):
+    text = refusal(changed(('observations', 2, 'type'), message_type))
+    assert text.startswith('arm.yaml: observations[2].type: expected ') and advice in text
+    assert text.endswith(f'found {message_type}')
+
+
+def test_operation_on_a_whole_list_says_what_to_do_instead():
+    data = changed(('observations', 1, 'fields'), ['velocity[:]'])
+    text = refusal(data)
+    assert 'observations[1].operations[0]: scale takes a known count of numbers' in text
+    assert 'put sectors first, or say which elements' in text
+
+
+def test_signals_of_one_topic_agree_on_the_frame_that_they_state():
+    data = changed(('observations', 1, 'frame_id'), 'base')
+    spec = specs.parse(data, 'arm.yaml')
+    assert [s.frame_id for s in spec.observations] == ['', 'base', '']
+    data['observations'][0]['frame_id'] = 'map'
+    text = refusal(data)
+    assert 'observations[1].frame_id: expected map, as stated above for the topic joint' in text
+
+
+@pytest.mark.parametrize(('text', 'steps', 'start', 'stop', 'joint'), [
+    ('data', ('data',), None, None, None),
+    ('twist.linear.x', ('twist', 'linear', 'x'), None, None, None),
+    ('data[2]', ('data',), 2, 3, None),
+    ('data[0:6]', ('data',), 0, 6, None),
+    ('ranges[:]', ('ranges',), 0, None, None),
+    ('position[base/pan-1.x]', ('position',), None, None, 'base/pan-1.x'),
+    ('position[left wheel motor]', ('position',), None, None, 'left wheel motor'),
+    ('points[0].positions[0:6]', ('points', 0, 'positions'), 0, 6, None),
+    ('points[0].positions[elbow]', ('points', 0, 'positions'), None, None, 'elbow'),
+    ('poses[2].position.x', ('poses', 2, 'position', 'x'), None, None, None),
+    ('a1.b_2[3].c[10].d[4]', ('a1', 'b_2', 3, 'c', 10, 'd'), 4, 5, None),
+])
+def test_path_is_its_steps_and_what_it_takes_of_a_list(text, steps, start, stop, joint):
+    assert specs.parse_path(text) == specs.FieldPath(text, steps, start, stop, joint)
+
+
+@given(st.one_of(st.text(max_size=40), st.text('ab0:[].-/_ 19', max_size=40),
+                 st.from_regex(r'[a-z]+(\[[0-9a-z:]*\])?(\.[a-z]+(\[[0-9a-z:]*\])?)*')))
+def test_any_path_is_parsed_or_refused_as_a_value_error(text):
+    try:
+        path = specs.parse_path(text)
+    except ValueError as error:
+        assert str(error).startswith('expected ')
+        return
+    assert path.text == text
+    joined = ''.join(f'[{step}]' if isinstance(step, int) else f'.{step}' for step in path.steps)
+    assert text.startswith(joined[1:]) or '[0' in text  # 01 is the index 1
+
+
+SECONDS = st.floats(1e-6, 1e6)
+NUMBERS = st.floats(-1e30, 1e30)
+NAMES = st.from_regex(r'[a-z]\w{0,8}', fullmatch=True).filter(str.isascii)
+SECTORS = st.fixed_dictionaries(
+    {'count': st.integers(1, 5), 'reduce': st.sampled_from(['min', 'mean']),
+     'max': st.floats(1, 100)}, optional={'min': st.floats(0, 0.9)})
+TAKEN = st.one_of(
+    st.tuples(st.just(['x', 'a[2].b[0:3]']), st.lists(st.one_of(
+        st.just('cos_sin'), st.builds(lambda n: {'offset': n}, NUMBERS),
+        st.builds(lambda n: {'scale': n}, NUMBERS.filter(bool))), max_size=3)),
+    st.tuples(st.just(['q[0:4]']),
+              st.sampled_from([['yaw'], ['rotation_6d'], ['yaw', 'cos_sin']])),
+    st.tuples(st.just(['p.x', 'q[0:4]', 'p.y']),
+              st.sampled_from([[{'yaw': 1}], [{'rotation_6d': 0}, {'yaw': 4}]])),
+    st.tuples(st.just(['ranges[:]']), SECTORS.map(lambda s: [{'sectors': s}])),
+    st.tuples(st.lists(NAMES.map('position[{}]'.format), min_size=1, max_size=3), st.just([])))
+STREAMS = {'topic': NAMES, 'type': st.sampled_from(['a_msgs/msg/A', 'b_msgs/msg/B'])}
+MAYBE = {'frame_id': st.text(st.characters(exclude_characters='\n\r\x85\u2028\u2029'), max_size=9),
+         'qos': st.fixed_dictionaries({}, optional={
+             'depth': st.integers(1, 10000), 'durability': st.sampled_from(specs.DURABILITIES),
+             'reliability': st.sampled_from(specs.RELIABILITIES)})}
+
+
+@st.composite
+def random_specs(draw):
+    """Return the data of a spec with any of the keys of the reference."""
+    rate = draw(st.floats(0.001, 1000))
+    observations, actions = [], []
+    for i in range(draw(st.integers(1, 3))):
+        fields, operations = draw(TAKEN)
+        signal = draw(st.fixed_dictionaries(STREAMS, optional={
+            **MAYBE, 'history': st.integers(1, 100), 'time': st.sampled_from(specs.TIMES)}))
+        age = {'latched': True} if i and draw(st.booleans()) else {'max_age': draw(SECONDS)}
+        observations.append({**signal, **age, 'name': f's{i}', 'topic': f'{signal["topic"]}_{i}',
+                             'fields': fields, 'operations': operations, 'unit': draw(NAMES)})
+    for i in range(draw(st.integers(1, 3))):
+        dimensions = draw(st.lists(st.builds(
+            lambda low, more, unit: {'kind': 'effort', 'unit': unit, 'lower': low,
+                                     'upper': low + more, 'stop': {'pose': low}},
+            st.floats(-1e6, 1e6), st.floats(1, 1e6), NAMES), min_size=1, max_size=3))
+        command = draw(st.fixed_dictionaries(STREAMS, optional={
+            **MAYBE, 'rule': st.sampled_from(specs.RULES), 'max_age': st.floats(1 / rate, 1e6)}))
+        fields = [f'data[0:{len(dimensions)}]']
+        if draw(st.booleans()):
+            command |= {'type': specs.JOINT_TRAJECTORY, 'joints': list('abc'),
+                        'time_from_start': draw(SECONDS)}
+            fields = [f'points[0].positions[0:{len(dimensions)}]']
+        actions.append({**command, 'name': f'c{i}', 'topic': f'{command["topic"]}_{i}',
+                        'fields': fields, 'dimensions': dimensions})
+    return {'spec_version': 1, 'name': draw(NAMES), 'rate': rate, 'observations': observations,
+            'tick': draw(st.sampled_from(specs.TICKS)),
+            'clock': draw(st.sampled_from(specs.CLOCKS)), 'actions': actions}
+
+
+@given(random_specs())
+def test_any_spec_is_equal_after_json_and_yaml(data):
+    spec = specs.parse(data, 'random')
+
+    def refuse(constant):
+        raise AssertionError(f'{constant} is no JSON')
+
+    assert specs.parse(json.loads(spec.to_json(), parse_constant=refuse), 'json') == spec
+    assert specs.parse(yaml.safe_load(yaml.safe_dump(data, allow_unicode=True)), 'yaml') == spec
+    assert spec.observation_size == sum(s.size * s.history for s in spec.observations)
+
+
+def examples():
+    """Return the YAML examples of the reference: whole specs, or list items of one."""
+    text = (Path(__file__).parents[1] / 'doc' / 'spec.md').read_text()
+    return [pytest.param(block, id=f'{i}-{"".join(re.findall("name: (.*)", block)[:1])}')
+            for i, block in enumerate(re.findall(r'```yaml\n(.*?)```', text, re.DOTALL))]
+
+
+@pytest.mark.parametrize('block', examples())
+def test_examples_of_the_reference_are_valid(block):
+    data = yaml.safe_load(block)
+    if isinstance(data, list):
+        whole = copy.deepcopy(ARM)
+        for item in (*whole['observations'], *whole['actions']):
+            item['name'] = f'other_{item["name"]}'
+            item['topic'] = f'other/{item["topic"]}'
+        for item in data:
+            assert set(item) & {'dimensions', 'max_age', 'latched'}
+            key = 'actions' if 'dimensions' in item else 'observations'
+            whole[key].append(item)
+        data = whole
+    spec = specs.parse(data, 'doc/spec.md')
+    for stream in [*spec.observations, *spec.actions]:
+        if stream.type in messages.DEFINITIONS:
+            messages.check_fields(stream, messages.blank(stream.type))
+
+
+def test_every_key_operation_and_choice_is_in_the_reference():
+    text = (Path(__file__).parents[1] / 'doc' / 'spec.md').read_text()
+    source = Path(specs.__file__).read_text()
+    keys = set(re.findall(
+        r"self\._(?:get|text|choice|number|seconds|whole|list|readers?)\(\s*'(\w+)'", source))
+    assert {'history', 'joints', 'clock', 'count', 'qos'} <= keys
+    for word in {*keys, *specs.KINDS, *specs.STOPS, *specs.TICKS, *specs.CLOCKS, *specs.TIMES,
+                 *specs.RULES, *specs.DURABILITIES, *specs.RELIABILITIES, *specs.REDUCTIONS,
+                 'cos_sin', 'yaw', 'rotation_6d', 'sectors', 'scale', 'offset'}:
+        assert re.search(rf'(?<!\w){word}(?!\w)', text), word
 
 
 def test_a_slice_longer_than_any_message_is_refused():

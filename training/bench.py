@@ -1,4 +1,4 @@
-"""How fast updates are: `python -m training.bench`.
+"""How fast updates are: `python -m training.bench`; and, with --bags, how fast bags are converted.
 
 Measures in one process, in turns, the machine's float32 matrix rate (a large product with the
 same library and threads), the same update as plain PyTorch code, and the update of training.train
@@ -22,7 +22,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from training import machine
+from training import bag_bench, machine
 from training.config import read_config
 from training.idql import Batch, IDQL, IDQLConfig, LARGEST_ACTION
 from training.train import arrange, Sampler, updater
@@ -355,6 +355,7 @@ def goals(result: dict[str, Any]) -> list[str]:
 
 
 def main(
+    bags: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name='json')] = False,
     device: Literal['cpu', 'cuda'] | None = None,
     threads: int | None = None,
@@ -364,6 +365,7 @@ def main(
     """Measure how fast updates are, beside plain PyTorch and the machine's matrix rate.
 
     Args:
+        bags: Measure the conversion of bags instead, beside plain decoding.
         json_: Print JSON instead of a table.
         device: cpu, or cuda for a GPU; default: a GPU where there is one.
         threads: CPU threads; default: PyTorch's.
@@ -376,6 +378,9 @@ def main(
         sys.exit('error: --device cuda: expected a GPU that PyTorch can use, found none')
     if rounds < 1 or (seeds is not None and seeds < 1):
         sys.exit(f'error: expected 1 round or more and 1 seed or more, found {rounds}, {seeds}')
+    if bags:
+        print(bag_bench.bench(json_, rounds))
+        return
     demo = read_config(CONFIGS / 'demo.yaml')
     paper = IDQLConfig(actor_decay_steps=3_000_000)
     configurations = {'paper': (paper, 17, 6, 512), 'demo': (demo.idql, 2, 2, demo.batch_size)}

@@ -9,28 +9,34 @@ physical units. Layout of one episode of n steps, and of its transitions:
     transition t   = (o_t, a_t, r_t, mask_t, o_t+1)
 
 mask_t is 0 only where the episode truly ended; where a recording was cut it stays 1.
+
+Beside what Minari knows, an episode keeps what was observed between its ticks, what the bag's
+topics said of it and whether it goes on from the one before it: all that other rewards and ends
+are made from (`training.relabel`). Minari passes over these.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
 import shutil
 import tempfile
-from typing import Any
+from types import TracebackType
+from typing import Any, Literal
 import warnings
 import zipfile
 
 from gymnasium import spaces
 import h5py
 import minari
-from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
+from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 import numpy as np
+from training.rewards import Steps, Task
 
 # Our entries in a Minari dataset's metadata.json start with this, so they meet none of Minari's.
 METADATA_PREFIX = 'idql_ros_'
@@ -38,6 +44,13 @@ METADATA_PREFIX = 'idql_ros_'
 # of the action as JSON [[lower, ...], [upper, ...]], where those are known.
 SPEC_KEY = 'spec'
 LIMITS_KEY = 'action_limits'
+# In the metadata of a dataset whose episodes keep what was observed between their ticks.
+BETWEEN_KEY = 'between'
+# Minari's name of the file with the episodes, in its layout: a group 'episode_K' for each.
+EPISODES_FILE = 'main_data.hdf5'
+_CONTINUES = METADATA_PREFIX + 'continues'
+_BETWEEN, _COUNTS = METADATA_PREFIX + 'between', METADATA_PREFIX + 'counts'
+_TOPICS = {kind: f'{METADATA_PREFIX}topic_{kind}' for kind in ('reward', 'terminal')}
 # In a file of D4RL v2; next_observations are there or not.
 D4RL_ARRAYS = ('observations', 'actions', 'rewards', 'terminals', 'timeouts')
 # Where the ogbench package keeps its files.
@@ -57,6 +70,15 @@ class Episode:
     rewards: np.ndarray  # (n,)
     terminated: bool  # the last step reached a true terminal
     truncated: bool  # the episode was cut there
+    # What was observed strictly between two ticks, oldest first (M, O) float32, and how many rows
+    # of it belong to each step (n,), sum M; both or neither.
+    between: np.ndarray | None = None
+    counts: np.ndarray | None = None
+    # See Steps.
+    topics: dict[str, np.ndarray] = field(default_factory=dict)
+    # Whether the first observation is the last one of the episode before: that ended at a
+    # terminal, or the stretch was cut there because it grew too long.
+    continues: Literal['', 'terminal', 'length'] = ''
 
 
 @dataclass(frozen=True)
@@ -198,25 +220,68 @@ def check_dataset_id(dataset_id: str) -> None:
             f"dataset id: expected '[namespace/]name-v0', found {dataset_id!r}") from error
 
 
+def episodes_of(
+    steps: Steps, task: Task, continues: Literal['', 'length'] = ''
+) -> Iterator[Episode]:
+    """Judge a stretch and cut it at its terminals; what comes after one is an episode of its own.
+
+    Args:
+        steps: The stretch.
+        task: Gives rewards and terminals.
+        continues: 'length' where the stretch goes on from one that was cut for its length.
+
+    Yields:
+        Episodes with one step or more, each with its share of `between`; views, not copies.
+
+    Raises:
+        RewardError: The task and the stretch do not fit.
+    """
+    rewards, terminals = task.judge(steps)
+    rows = np.concatenate([[0], np.cumsum(steps.counts)])
+    start = 0
+    for end in [*(np.flatnonzero(terminals) + 1), len(rewards)]:
+        if end == start:  # the last step was a terminal
+            return
+        ended = bool(terminals[end - 1])
+        yield Episode(
+            observations=steps.observations[start:end + 1],
+            actions=steps.actions[start:end],
+            rewards=rewards[start:end],
+            terminated=ended,
+            truncated=not ended,
+            between=steps.between[rows[start]:rows[end]],
+            counts=steps.counts[start:end],
+            topics={kind: values[start:end] for kind, values in steps.topics.items()},
+            continues='terminal' if start else continues,
+        )
+        start = end
+
+
 def write_minari(
-    episodes: Sequence[Episode],
+    episodes: Iterable[Episode],
     dataset_id: str,
     root: Path | str,
     metadata: dict[str, str],
     spec_json: str,
     overwrite: bool = False,
+    ref_min_score: float | None = None,
+    ref_max_score: float | None = None,
 ) -> Path:
     """Write episodes as a Minari dataset that `minari.load_dataset(dataset_id)` reads.
 
-    The dataset is complete under a hidden temporary folder before it gets its name.
+    One episode is held at a time. The dataset is complete under a hidden temporary folder before
+    it gets its name; one that it replaces stays until then.
 
     Args:
-        episodes: One or more episodes, all with the same O and A.
+        episodes: One or more episodes, all with the same O and A, and all or none with what was
+            observed between their ticks.
         dataset_id: '[namespace/]name-v0'.
         root: The folder of datasets (MINARI_DATASETS_PATH when loading with Minari).
         metadata: Stored with the dataset, read back by `load_minari`.
         spec_json: The spec as JSON, stored likewise, character by character.
         overwrite: Replace a dataset of the same id.
+        ref_min_score: The return that Minari's normalised score has at 0, and
+        ref_max_score: the one it has at 1; both or neither.
 
     Returns:
         The dataset's folder, root / dataset_id.
@@ -225,38 +290,227 @@ def write_minari(
         DatasetError: The episodes are unfit, the id is malformed or taken.
     """
     check_dataset_id(dataset_id)
-    if SPEC_KEY in metadata:
-        raise DatasetError(f'metadata: {SPEC_KEY!r} is the spec; pass it as spec_json')
+    for key, instead in ((SPEC_KEY, 'the spec; pass it as spec_json'),
+                         (BETWEEN_KEY, 'of the episodes')):
+        if key in metadata:
+            raise DatasetError(f'metadata: {key!r} is {instead}')
     root = Path(root).expanduser().resolve()
     target = root / dataset_id
     if target.exists() and not overwrite:
         raise DatasetError(f'{target} exists; choose another id or allow overwriting')
-    _check(episodes)
     lower, upper = action_bounds(json.loads(spec_json))
-    observation_size = episodes[0].observations.shape[1]
+    known = {METADATA_PREFIX + key: value for key, value in metadata.items()}
+    known |= {METADATA_PREFIX + SPEC_KEY: spec_json, **_scores(ref_min_score, ref_max_score)}
+
+    checked = _checked(episodes)
+    first = next(checked, None)
+    if first is None:
+        raise DatasetError('episodes: expected one or more, found none')
+    if first.between is not None:
+        known[METADATA_PREFIX + BETWEEN_KEY] = 'stored'
     root.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix='.writing-', dir=root))
     try:
-        with _minari_root(temporary), warnings.catch_warnings():
-            # Minari asks for author, environment and so on; a bag has none of them.
-            warnings.simplefilter('ignore', UserWarning)
-            dataset = minari.create_dataset_from_buffers(
-                dataset_id,
-                [_buffer(episode) for episode in episodes],
-                observation_space=spaces.Box(-np.inf, np.inf, (observation_size,), np.float32),
-                action_space=spaces.Box(lower.astype(np.float32), upper.astype(np.float32)),
-            )
-        dataset.storage.update_metadata(
-            {METADATA_PREFIX + key: value for key, value in metadata.items()}
-            | {METADATA_PREFIX + SPEC_KEY: spec_json}
+        data = temporary / dataset_id / 'data'
+        data.mkdir(parents=True)
+        storage = MinariStorage.new(
+            data,
+            observation_space=spaces.Box(
+                -np.inf, np.inf, (first.observations.shape[1],), np.float32),
+            action_space=spaces.Box(lower.astype(np.float32), upper.astype(np.float32)),
+            data_format='hdf5',
         )
+        checked = itertools.chain([first], checked)
+        del first  # not held while the others come
+        with h5py.File(data / EPISODES_FILE, 'a', track_order=True) as file:
+            steps = sum(_append(file, episode) for episode in checked)
+            known |= {'total_episodes': len(file), 'total_steps': steps}
+        storage.update_metadata({
+            'dataset_id': dataset_id, 'minari_version': minari.__version__,
+            'dataset_size': storage.get_size(), **known})
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            target.rename(temporary / 'replaced')
-        (temporary / dataset_id).rename(target)
+        _put(temporary / dataset_id, target, temporary / 'replaced')
     finally:
         shutil.rmtree(temporary)
     return target
+
+
+def _scores(low: float | None, high: float | None) -> dict[str, float]:
+    """Return the reference scores as Minari names them."""
+    if low is None and high is None:
+        return {}
+    if low is None or high is None or not -np.inf < low < high < np.inf:
+        raise DatasetError(
+            f'reference scores: expected the lower and the higher one, found {low} and {high}')
+    return {'ref_min_score': float(low), 'ref_max_score': float(high)}
+
+
+def _put(folder: Path, target: Path, replaced: Path) -> None:
+    """Give a folder its name; what has it goes to `replaced`, or stays where that fails."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    target.rename(replaced)
+    try:
+        folder.rename(target)
+    except BaseException:
+        replaced.rename(target)
+        raise
+
+
+class ShardWriter:
+    """A file of episodes on the way to a dataset: it gets its name when all of it is written.
+
+    One process writes it, as `with ShardWriter(path) as shard: shard.add(episode)`; whoever
+    makes the dataset of several reads them with `read_shard`. After an error there is no file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Take the file's path; its folder exists."""
+        self._path = path
+        self._temporary = path.with_name(f'.{path.name}.unfinished')
+
+    def __enter__(self) -> 'ShardWriter':
+        """Begin the file."""
+        self._file = h5py.File(self._temporary, 'w', track_order=True)
+        return self
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode.
+
+        Raises:
+            DatasetError: It is unfit.
+        """
+        _append(self._file, _check(episode, f'{self._path.name}, episode {len(self._file)}'))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        place: TracebackType | None,
+    ) -> None:
+        """Give the file its name, or remove it after an error."""
+        try:
+            self._file.close()
+            if kind is None:
+                os.replace(self._temporary, self._path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+
+def read_shard(path: Path) -> Iterator[Episode]:
+    """Yield the episodes of a file that a ShardWriter wrote, one held at a time.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    return _read_episodes(path, str(path))
+
+
+def read_metadata(dataset_id: str, root: Path | str | None = None) -> dict[str, str]:
+    """Return what was given to `write_minari` with a dataset, and the spec under 'spec'.
+
+    Args:
+        dataset_id: '[namespace/]name-v0'.
+        root: The folder of datasets; None: where Minari looks.
+
+    Raises:
+        DatasetError: There is no such dataset.
+    """
+    data = data_folder(dataset_id, root)
+    try:
+        return _own_metadata(MinariStorage.read_raw_metadata(data))
+    except (OSError, ValueError, AttributeError) as error:  # the last: JSON of another kind
+        raise DatasetError(
+            f'dataset {dataset_id!r}: its metadata cannot be read: {error}') from error
+
+
+def read_episodes(dataset_id: str, root: Path | str | None = None) -> Iterator[Episode]:
+    """Yield the episodes of a dataset that `write_minari` wrote, one held at a time.
+
+    Args:
+        dataset_id: '[namespace/]name-v0'.
+        root: The folder of datasets; None: where Minari looks.
+
+    Raises:
+        DatasetError: There is no such dataset, or it cannot be read.
+    """
+    path = data_folder(dataset_id, root) / EPISODES_FILE
+    return _read_episodes(path, f'dataset {dataset_id!r}')
+
+
+def data_folder(dataset_id: str, root: Path | str | None = None) -> Path:
+    """Return the folder of a Minari dataset's files; raise DatasetError where it is absent."""
+    folder = get_dataset_path(dataset_id) if root is None else Path(root).expanduser() / dataset_id
+    if not (folder / 'data').is_dir():
+        raise DatasetError(
+            f'dataset {dataset_id!r}: expected a Minari dataset at {folder}, found none; '
+            'look at the id, the root and MINARI_DATASETS_PATH'
+        )
+    return folder / 'data'
+
+
+def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return our entries in Minari's metadata."""
+    return {key.removeprefix(METADATA_PREFIX): value for key, value in metadata.items()
+            if key.startswith(METADATA_PREFIX)}
+
+
+def _append(file: h5py.File, episode: Episode) -> int:
+    """Append a checked episode in Minari's layout and return its number of steps."""
+    steps = len(episode.rewards)
+    group = file.create_group(f'episode_{len(file)}')
+    group.attrs['id'] = len(file) - 1
+    group.attrs['total_steps'] = steps
+    if episode.continues:
+        group.attrs[_CONTINUES] = episode.continues
+    last = np.arange(steps) == steps - 1
+    for name, values in (
+        ('observations', episode.observations), ('actions', episode.actions),
+        ('rewards', episode.rewards), ('terminations', last & episode.terminated),
+        ('truncations', last & episode.truncated),
+    ):
+        # Of a size that can grow, as Minari makes them.
+        group.create_dataset(
+            name, data=values, chunks=True, maxshape=(None, *values.shape[1:]))
+    extras = {_TOPICS[kind]: values for kind, values in episode.topics.items()}
+    if episode.between is not None:
+        extras |= {_BETWEEN: episode.between, _COUNTS: episode.counts.astype(np.int32)}
+    for name, values in extras.items():
+        # Training does not read them. A few numbers take more room compressed than as they are.
+        packed = {'compression': 'gzip', 'compression_opts': 1, 'shuffle': True}
+        group.create_dataset(name, data=values, **(packed if values.nbytes > 4096 else {}))
+    return steps
+
+
+def _read_episodes(path: Path, where: str) -> Iterator[Episode]:
+    """Yield the episodes of a file, each checked."""
+    try:
+        file = h5py.File(path)
+    except OSError as error:
+        raise DatasetError(f'{where}: cannot be read: {" ".join(str(error).split())}') from error
+    with file:
+        for number in range(len(file)):
+            yield _read_episode(file, number, f'{where}, episode {number}')
+
+
+def _read_episode(file: h5py.File, number: int, where: str) -> Episode:
+    """Return an episode as it was written."""
+    try:
+        group = file[f'episode_{number}']
+        arrays = {name: group[name][()] for name in group
+                  if name in ('observations', 'actions', 'rewards', 'terminations', 'truncations',
+                              _BETWEEN, _COUNTS, *_TOPICS.values())}
+        found = Episode(
+            observations=arrays['observations'], actions=arrays['actions'],
+            rewards=arrays['rewards'], terminated=bool(arrays['terminations'][-1]),
+            truncated=bool(arrays['truncations'][-1]), between=arrays.get(_BETWEEN),
+            counts=arrays.get(_COUNTS),
+            topics={kind: arrays[name] for kind, name in _TOPICS.items() if name in arrays},
+            continues=group.attrs.get(_CONTINUES, ''))
+    except (KeyError, IndexError, OSError, TypeError, ValueError, AttributeError,
+            RuntimeError) as error:  # h5py raises any of them on a damaged file
+        raise DatasetError(f'{where}: expected arrays as training.datasets writes them, found '
+                           f'{" ".join(str(error).split())}') from error
+    return _check(found, where)
 
 
 def load_minari(dataset_id: str, root: Path | str | None = None) -> tuple[Dataset, dict[str, str]]:
@@ -279,13 +533,8 @@ def load_minari(dataset_id: str, root: Path | str | None = None) -> tuple[Datase
         DatasetError: There is no such dataset, or it cannot be learned from.
     """
     where = f'dataset {dataset_id!r}'
-    folder = get_dataset_path(dataset_id) if root is None else Path(root).expanduser() / dataset_id
-    if not (folder / 'data').is_dir():
-        raise DatasetError(
-            f'{where}: expected a Minari dataset at {folder}, found none; '
-            'look at the id, the root and MINARI_DATASETS_PATH'
-        )
-    stored = minari.MinariDataset(folder / 'data')
+    data = data_folder(dataset_id, root)
+    stored = minari.MinariDataset(data)
     parts = _flat_parts(stored.observation_space, f'{where}: observation')
     if not isinstance(stored.action_space, spaces.Box) or len(stored.action_space.shape) != 1:
         raise DatasetError(
@@ -304,14 +553,10 @@ def load_minari(dataset_id: str, root: Path | str | None = None) -> tuple[Datase
             np.full(len(rewards), number, np.int64),
         ))
     if not columns:
-        raise DatasetError(f'{where}: expected episodes, found none in {folder}')
+        raise DatasetError(f'{where}: expected episodes, found none in {data}')
     dataset = Dataset(*(np.concatenate(column) for column in zip(*columns, strict=True)))
     _warn(dataset, where)
-    metadata = {
-        key.removeprefix(METADATA_PREFIX): value
-        for key, value in stored.storage.metadata.items()
-        if key.startswith(METADATA_PREFIX)
-    }
+    metadata = _own_metadata(stored.storage.metadata)
     if () not in parts:
         metadata['observation_order'] = ', '.join(
             f'{"/".join(keys)} ({size})' for keys, size in parts.items())
@@ -520,46 +765,59 @@ def _warn(dataset: Dataset, where: str) -> None:
         )
 
 
-@contextmanager
-def _minari_root(root: Path) -> Iterator[None]:
-    """Point Minari at another root; an environment variable is the only way it offers."""
-    before = os.environ.get('MINARI_DATASETS_PATH')
-    os.environ['MINARI_DATASETS_PATH'] = str(root)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ['MINARI_DATASETS_PATH']
-        else:
-            os.environ['MINARI_DATASETS_PATH'] = before
-
-
-def _buffer(episode: Episode) -> EpisodeBuffer:
-    """Return an episode as Minari wants it: flags per step, the last one telling the end."""
-    before = [False] * (len(episode.rewards) - 1)
-    return EpisodeBuffer(
-        observations=np.asarray(episode.observations, np.float32),
-        actions=np.asarray(episode.actions, np.float32),
-        rewards=np.asarray(episode.rewards, np.float32),
-        terminations=[*before, bool(episode.terminated)],
-        truncations=[*before, bool(episode.truncated)],
-    )
-
-
-def _check(episodes: Sequence[Episode]) -> None:
-    """Raise DatasetError unless the episodes make one dataset."""
-    if not episodes:
-        raise DatasetError('episodes: expected one or more, found none')
-    first = episodes[0]
+def _checked(episodes: Iterable[Episode]) -> Iterator[Episode]:
+    """Yield episodes as they are stored; raise DatasetError unless they make one dataset."""
+    expected: tuple[int, int, bool] | None = None
     for number, episode in enumerate(episodes):
-        where = f'episode {number}'
-        _check_arrays(episode.observations, episode.actions, episode.rewards, where)
-        for name in ('observations', 'actions'):
-            expected, found = getattr(first, name).shape[1], getattr(episode, name).shape[1]
-            if found != expected:
-                raise DatasetError(
-                    f'{where}: expected {name} of size {expected} as in episode 0, found {found}'
-                )
+        checked = _check(episode, f'episode {number}')
+        found = (checked.observations.shape[1], checked.actions.shape[1],
+                 checked.between is not None)
+        expected = expected or found
+        for name, first, this in zip(
+            ('observations of size', 'actions of size', 'rows between ticks stored:'),
+            expected, found, strict=True,
+        ):
+            if first != this:
+                raise DatasetError(f'episode {number}: expected {name} {first} as in episode 0, '
+                                   f'found {this}')
+        yield checked
+        del episode, checked  # not held while the next one comes
+
+
+def _check(episode: Episode, where: str) -> Episode:
+    """Return an episode with its arrays as they are stored, or raise DatasetError."""
+    observations, actions, rewards = _check_arrays(
+        episode.observations, episode.actions, episode.rewards, where)
+    between, counts = episode.between, episode.counts
+    if (between is None) != (counts is None):
+        raise DatasetError(f'{where}: expected between and counts, found one of them')
+    if between is not None:
+        between, counts = np.asarray(between), np.asarray(counts)
+        if between.ndim != 2 or between.shape[1] != observations.shape[1]:
+            raise DatasetError(f'{where}: expected rows of {observations.shape[1]} numbers '
+                               f'between ticks, found shape {between.shape}')
+        between = _float32(between, 'rows between ticks', 'f', where)
+        if (counts.shape != rewards.shape or counts.dtype.kind not in 'iu'
+                or (counts < 0).any() or counts.sum() != len(between)):
+            raise DatasetError(f'{where}: expected counts (n,) with the sum {len(between)} of the '
+                               f'rows between ticks, found {counts.dtype} {counts.shape}')
+        counts = counts.astype(np.int64, copy=False)
+    topics = {}
+    for kind, values in episode.topics.items():
+        values = np.asarray(values)
+        if (kind not in _TOPICS or values.shape != rewards.shape
+                or values.dtype.kind not in 'biuf' or not np.isfinite(values).all()):
+            raise DatasetError(f'{where}: expected finite numbers (n,) of {" or ".join(_TOPICS)}, '
+                               f'found {kind}: {values.dtype} {values.shape}')
+        # Not rounded: a reward from them is to be the same again.
+        topics[kind] = values.astype(bool if kind == 'terminal' else np.float64, copy=False)
+    if not isinstance(episode.continues, str) or episode.continues not in (
+            '', 'terminal', 'length'):
+        raise DatasetError(f"{where}: expected continues '', 'terminal' or 'length', found "
+                           f'{episode.continues!r}')
+    return Episode(
+        observations, actions, rewards, bool(episode.terminated), bool(episode.truncated),
+        between, counts, topics, episode.continues)
 
 
 def _check_arrays(

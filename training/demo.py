@@ -36,10 +36,12 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
 from tqdm import tqdm
-from training import bags, evaluate, report, rewards
+from training import evaluate, report
 from training.checkpoint import CHECKPOINT, read_checkpoint
 from training.collect import maze_cells
+from training.conversion import Conversion, convert
 from training.export import export
+from training.rewards import Task
 from training.train import read_config, train
 import tyro
 
@@ -273,9 +275,9 @@ def main(
     goal, tolerance = report.maze_goal(ENVIRONMENT)
 
     paths = timed('record', lambda: record(output / 'bags', scale))
-    timed('convert', lambda: bags.convert(
-        paths, spec, lambda within: rewards.sparse_goal(within, goal, tolerance),
-        DATASET, output / 'datasets'))
+    task = Task({'sparse_goal': {'goal': goal.tolist(), 'tolerance': tolerance}})
+    timed('convert', lambda: convert(
+        paths, Conversion(spec, task), DATASET, output / 'datasets', jobs=os.cpu_count() or 1))
     config = replace(read_config(scale.training), dataset=DATASET,
                      root=str(output / 'datasets'), output=str(output / 'training'))
     idql = timed('train', lambda: train(config))
@@ -305,5 +307,5 @@ def main(
 if __name__ == '__main__':
     try:
         tyro.cli(main)
-    except (bags.BagError, RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')

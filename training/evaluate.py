@@ -76,10 +76,10 @@ def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> EpisodeR
             observer.add(topic, message, robot.time_ns)
         if robot.at_tick:
             tick_ns = tick_time(spec, observer, robot.time_ns)
-            sent, value = act(tick_ns, observer, guard, decide)
+            observation, reasons = observer.observe_tick(tick_ns)
+            sent, value = act(tick_ns, observation, reasons, guard, decide)
             commands = messages.write_topics(spec.actions, sent, tick_ns, messages.blank)
             action = robot.read_action(commands)
-            observation, _ = observer.observe(tick_ns)
             observations.append(
                 np.full(spec.observation_size, np.nan) if observation is None else observation)
             q.append(value)
@@ -95,10 +95,14 @@ def tick_time(spec: Spec, observer: Observer, time_ns: int) -> int:
     return time_ns if tick_ns is None else tick_ns
 
 
-def act(tick_ns: int, observer: Observer, guard: Guard, decide: Decide) -> tuple[
-        np.ndarray, float]:
-    """Return what is sent at a tick, and Q of it."""
-    observation, reasons = observer.observe(tick_ns)
+def act(
+    tick_ns: int, observation: np.ndarray | None, reasons: list[str], guard: Guard, decide: Decide,
+) -> tuple[np.ndarray, float]:
+    """Return what is sent at a tick, where there is an observation or the reasons why not; and Q.
+
+    Raises:
+        SimulationError: There is neither a valid observation nor a stop that could be sent.
+    """
     if observation is not None:
         guard.measure(observation)
         decision = decide(observation, tick_ns)

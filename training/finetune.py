@@ -44,8 +44,8 @@ from training.evaluate import act, comparability, Decide, evaluate, tick_time
 from training.export import export
 from training.idql import Batch, IDQL, IDQLConfig, Info
 from training.logs import Log, METRICS
+from training.provenance import code_version
 from training.train import (
-    code_version,
     Data,
     DivergenceError,
     load_data,
@@ -281,13 +281,14 @@ def transitions(robot: SimulatedRobot, episode: int, decide: Decide) -> Iterator
             observer.add(topic, message, robot.time_ns)
         if robot.at_tick or robot.terminated:
             tick_ns = robot.time_ns if robot.over else tick_time(spec, observer, robot.time_ns)
-            observation, _ = observer.observe(tick_ns)
+            observation, reasons = (
+                observer.observe(tick_ns) if robot.over else observer.observe_tick(tick_ns))
             if before is not None and observation is not None:
                 yield Transition(
                     before, action, robot.total_reward - total_reward,
                     0.0 if robot.terminated else 1.0, observation, robot.length - length)
             if not robot.over:
-                sent, _ = act(tick_ns, observer, guard, decide)
+                sent, _ = act(tick_ns, observation, reasons, guard, decide)
                 commands = messages.write_topics(spec.actions, sent, tick_ns, messages.blank)
                 action = robot.read_action(commands)
                 before, total_reward, length = observation, robot.total_reward, robot.length

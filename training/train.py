@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 import json
 from pathlib import Path
 import signal
-import subprocess
 import threading
 import time
 from typing import Any
@@ -40,6 +39,7 @@ from training.export import export
 from training.graph import GraphedUpdate
 from training.idql import Batch, Draws, IDQL, IDQLConfig, Info
 from training.logs import Log
+from training.provenance import code_version
 import tyro
 
 # Transitions that validation losses are means of, at most.
@@ -631,17 +631,6 @@ def build(
         torch.from_numpy((lower + upper) / 2),
         torch.from_numpy((upper - lower) / 2),
     )
-
-
-def code_version() -> str:
-    """Return the commit of this code, '-dirty' where files differ from it; else 'unknown'."""
-    try:
-        return subprocess.run(
-            ['git', 'describe', '--always', '--dirty'],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return 'unknown'
 
 
 def run_command(
