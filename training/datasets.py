@@ -381,7 +381,8 @@ class ShardWriter:
         Raises:
             DatasetError: It is unfit.
         """
-        _append(self._file, _check(episode, f'{self._path.name}, episode {len(self._file)}'))
+        checked = _check(episode, f'{self._path.name}, episode {len(self._file)}')
+        _append(self._file, checked, packed=False)  # it is read once, soon
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
@@ -454,7 +455,7 @@ def _own_metadata(metadata: Mapping[str, Any]) -> dict[str, str]:
             if key.startswith(METADATA_PREFIX)}
 
 
-def _append(file: h5py.File, episode: Episode) -> int:
+def _append(file: h5py.File, episode: Episode, packed: bool = True) -> int:
     """Append a checked episode in Minari's layout and return its number of steps."""
     steps = len(episode.rewards)
     group = file.create_group(f'episode_{len(file)}')
@@ -476,8 +477,9 @@ def _append(file: h5py.File, episode: Episode) -> int:
         extras |= {_BETWEEN: episode.between, _COUNTS: episode.counts.astype(np.int32)}
     for name, values in extras.items():
         # Training does not read them. A few numbers take more room compressed than as they are.
-        packed = {'compression': 'gzip', 'compression_opts': 1, 'shuffle': True}
-        group.create_dataset(name, data=values, **(packed if values.nbytes > 4096 else {}))
+        packing = {'compression': 'gzip', 'compression_opts': 1, 'shuffle': True}
+        group.create_dataset(
+            name, data=values, **(packing if packed and values.nbytes > 4096 else {}))
     return steps
 
 
