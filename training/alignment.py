@@ -12,20 +12,20 @@ cut; no transition bridges a cut.
 
 Available means logged by then. Where the spec's `clock` is 'header' the recording's headers tell
 simulated time and its log the wall's: then ticks are in simulated time, and available means
-stamped by then. What has no header (commands too) is placed between the stamps about it.
+stamped by then (training.header_clock).
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-import heapq
 import re
 from typing import Any
 
 from idql_ros import message as messages
 from idql_ros import spec as specs
-from idql_ros.observer import follows, LONGEST_OVERTAKING_S, Observer
+from idql_ros.observer import follows, Observer
 import numpy as np
 from training.account import BagAccount, StreamAccount
+from training.header_clock import HeaderClock
 from training.rewards import Steps
 
 # (topic without its leading slash, log time in ns, message)
@@ -37,7 +37,6 @@ LONGEST_STRETCH = 10_000
 _MOST_BETWEEN = 64 * 2**20
 # A gap of a command's topic, for the report: commands that were not repeated for so long.
 _COMMAND_GAP_S = 1.0
-CLOCK_TOPIC = 'clock'
 
 
 @dataclass(frozen=True)
@@ -432,96 +431,11 @@ def _uses(
 def in_tick_clock(
     logged: Iterable[Logged], spec: specs.Spec, account: BagAccount
 ) -> Iterator[tuple[int, str, int, Any]]:
-    """Yield (time in ns, topic, log time, message) in the order of the clock of the ticks."""
-    if spec.clock == 'header':
-        return _in_header_clock(logged, spec, account)
-    return ((logged_ns, topic, logged_ns, message) for topic, logged_ns, message in logged)
+    """Yield (time in ns, topic, log time, message) in the order of the clock of the ticks.
 
-
-def _in_header_clock(
-    logged: Iterable[Logged], spec: specs.Spec, account: BagAccount
-) -> Iterator[tuple[int, str, int, Any]]:
-    """Yield (stamp in ns, topic, log time, message) in the order of the stamps.
-
-    The clock is /clock where it was recorded, else the newest stamp so far of what is observed by
-    its header. What has no such stamp lies between the two moments of the clock about it, in
-    proportion to the log; before the clock's first moment and after its last one it has no time
-    and is left out. A message that comes more than a second of the clock after messages with
-    later stamps counts as stamped when it came. A clock that goes back by more than a second was
-    set back: (0, '', 0, None) is yielded there.
+    The message is None where that clock was set back.
     """
-    slack_ns = round(LONGEST_OVERTAKING_S * messages.NS)
-    stamped = {key(signal.topic) for signal in spec.observations if signal.time == 'header'}
-    told = account.clock
-    told.update(source='headers', set_back=0, out_of_order=0, without_time=0, too_late={})
-    timed_by_clock = False
-    # The clock's newest moment, and when it was logged.
-    now_ns: int | None = None
-    now_logged_ns = first_ns = first_logged_ns = 0
-    passed_ns = 0
-    number = 0
-    due: list[tuple[int, int, str, int, Any]] = []
-    waiting: list[tuple[int, str, int, Any]] = []
-    for topic, logged_ns, message in logged:
-        number += 1
-        if topic == CLOCK_TOPIC and topic not in stamped:
-            if not timed_by_clock:
-                timed_by_clock, told['source'] = True, '/clock'
-            stamp_ns = messages.time_message_ns(message.clock)
-        elif topic in stamped:
-            stamp_ns = messages.stamp_ns(message, 0)
-            if stamp_ns > 0:
-                heapq.heappush(due, (stamp_ns, number, topic, logged_ns, message))
-                if now_ns is not None and stamp_ns <= now_ns:
-                    _count_late(told, spec, topic, stamp_ns, now_ns)
-            else:
-                waiting.append((number, topic, logged_ns, message))
-        else:
-            stamp_ns = 0
-            waiting.append((number, topic, logged_ns, message))
-        moves = stamp_ns > 0 and (topic == CLOCK_TOPIC or not timed_by_clock)
-        if moves and now_ns is None:
-            told['without_time'] += len(waiting)
-            waiting.clear()
-            now_ns, now_logged_ns = stamp_ns, logged_ns
-            first_ns, first_logged_ns, passed_ns = stamp_ns, logged_ns, 0
-        elif moves and stamp_ns > now_ns:
-            for place, name, at_ns, content in waiting:
-                share = (at_ns - now_logged_ns) / max(1, logged_ns - now_logged_ns)
-                between_ns = now_ns + round(share * (stamp_ns - now_ns))
-                heapq.heappush(due, (between_ns, place, name, at_ns, content))
-            waiting.clear()
-            now_ns, now_logged_ns = stamp_ns, logged_ns
-        elif moves and stamp_ns < now_ns - slack_ns:
-            told['set_back'] += 1
-            told['without_time'] += len(waiting)
-            waiting.clear()
-            old = [entry for entry in due if entry[0] > now_ns - slack_ns]
-            due = [entry for entry in due if entry[0] <= now_ns - slack_ns]
-            heapq.heapify(due)
-            for stamp, _, name, at_ns, content in sorted(old, key=lambda entry: entry[:2]):
-                yield max(stamp, passed_ns), name, at_ns, content
-            yield 0, '', 0, None
-            now_ns, now_logged_ns = stamp_ns, logged_ns
-            first_ns, first_logged_ns, passed_ns = stamp_ns, logged_ns, 0
-        while due and now_ns is not None and due[0][0] <= now_ns - slack_ns:
-            stamp, _, name, at_ns, content = heapq.heappop(due)
-            if stamp < passed_ns:
-                told['out_of_order'] += 1
-            passed_ns = max(stamp, passed_ns)
-            yield passed_ns, name, at_ns, content
-    told['without_time'] += len(waiting)
-    if now_ns is not None and now_logged_ns > first_logged_ns:
-        told['speed'] = (now_ns - first_ns) / (now_logged_ns - first_logged_ns)
-    while due:
-        stamp, _, name, at_ns, content = heapq.heappop(due)
-        passed_ns = max(stamp, passed_ns)
-        yield passed_ns, name, at_ns, content
-
-
-def _count_late(
-    told: dict[str, Any], spec: specs.Spec, topic: str, stamp_ns: int, now_ns: int
-) -> None:
-    """Count a message that a live timer would have had too late: its tick had passed."""
-    if spec.tick == 'timer' and spec.start_of(spec.period_of(now_ns)) >= stamp_ns:
-        told['too_late'][topic] = told['too_late'].get(topic, 0) + 1
+    if spec.clock == 'header':
+        stamped = {key(signal.topic) for signal in spec.observations if signal.time == 'header'}
+        return HeaderClock(spec, stamped, account.clock).order(logged)
+    return ((logged_ns, topic, logged_ns, message) for topic, logged_ns, message in logged)

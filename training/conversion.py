@@ -35,6 +35,7 @@ from training.datasets import (
     write_minari,
 )
 from training.files import write_whole
+from training.header_clock import CLOCK_TOPIC
 from training.provenance import code_version
 from training.rewards import RewardError, Task
 from training.storage import Bag, BagError, Definitions, Topic
@@ -124,8 +125,8 @@ def _episodes(
             need.kind, need.topic, _check_topic(bag, need.topic).type, need.field, need.reduce)
         for need in ([] if task is None else task.needs)]
     topics = alignment.topics_of(spec, task_topics)
-    if spec.clock == 'header' and alignment.CLOCK_TOPIC in bag.topics:
-        topics.add(alignment.CLOCK_TOPIC)
+    if spec.clock == 'header' and CLOCK_TOPIC in bag.topics:
+        topics.add(CLOCK_TOPIC)
     total = max(1, sum(bag.topics[topic].count for topic in topics))
 
     def logged() -> Iterator[alignment.Logged]:
