@@ -464,17 +464,18 @@ class PolicyNode(LifecycleNode):
         return self.get_clock().ros_time_is_active
 
     def _begin(self, tick_ns: int) -> None:
+        # Ages count on the node's clock. In simulation /clock may come after the stamps it belongs
+        # to. A tick that is missed is one all the same for the histories.
+        now_ns = self._now_ns()
+        observation, reasons = self._observer.observe_tick(
+            tick_ns, max(now_ns, tick_ns) if self._simulated() else now_ns)
         if self._job is not None:
             self._counts['missed'] += 1
             self.get_logger().warning(
                 'missed a tick: the inference of an earlier one is still running',
                 throttle_duration_sec=_LOG_PERIOD_S)
             return
-        # Ages count on the node's clock. In simulation /clock may come after the stamps it belongs
-        # to.
-        self._taken_ns = now_ns = self._now_ns()
-        observation, reasons = self._observer.observe_tick(
-            tick_ns, max(now_ns, tick_ns) if self._simulated() else now_ns)
+        self._taken_ns = now_ns
         if observation is None:
             self._send_stop(tick_ns, reasons)
             return

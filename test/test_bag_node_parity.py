@@ -93,7 +93,7 @@ class Watched:
         """Return its clock."""
         return self.node.get_clock().now().nanoseconds
 
-    def spin_until(self, condition, what, limit_s=20.0):
+    def spin_until(self, condition, what, limit_s=60.0):
         """Serve callbacks until `condition()`; fail the test when it stays away."""
         deadline = harness.time.monotonic() + limit_s
         while not condition():
