@@ -523,6 +523,10 @@ class _Reader:
         qos = self._reader('qos', {})
         reliability = qos._choice('reliability', RELIABILITIES, reliability)
         durability = qos._choice('durability', DURABILITIES, durability)
+        if (reliability, durability) == ('best_effort', 'transient_local'):
+            raise qos._error(
+                'reliability', 'reliable with durability transient_local: what was sent before is '
+                'not sent again to a best-effort subscriber', reliability)
         depth = qos._whole('depth', 1, 10000, 1)
         qos._done()
         return {'name': name, 'topic': topic, 'type': message_type, 'fields': fields,
@@ -606,7 +610,8 @@ class _Reader:
         latched = self._get('latched', 'true', False)
         if not isinstance(latched, bool):
             raise self._error('latched', 'true, or max_age instead', latched)
-        stream = self._stream('best_effort', 'transient_local' if latched else 'volatile')
+        stream = (self._stream('reliable', 'transient_local') if latched
+                  else self._stream('best_effort'))
         unit = self._text('unit', r'.+', 'a unit such as m, rad, m/s, or 1 where there is none')
         if latched and 'max_age' in self._data:
             raise self._error('max_age', 'no age for a signal that is latched',

@@ -36,6 +36,23 @@ def policy_with(target, change):
     return target
 
 
+def untrained(spec, path):
+    """Write a policy file for a spec, with a small network that was never trained."""
+    torch = pytest.importorskip('torch', reason='torch is not installed')
+    from training.export import export
+    from training.idql import IDQL, IDQLConfig
+    torch.manual_seed(0)
+    lower, upper = (torch.tensor([getattr(d, side) for d in spec.dimensions])
+                    for side in ('lower', 'upper'))
+    idql = IDQL(
+        IDQLConfig(actor_width=16, actor_blocks=1, time_features=(8, 16), critic_hidden=(16,),
+                   value_hidden=(16,), candidates=2),
+        torch.zeros(spec.observation_size), torch.ones(spec.observation_size),
+        (lower + upper) / 2, (upper - lower) / 2)
+    export(idql.eval(), spec.to_json(), {}, path)
+    return path
+
+
 class Process:
     """A node under test."""
 

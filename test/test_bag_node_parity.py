@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-torch = pytest.importorskip('torch', reason='torch is not installed')
+pytest.importorskip('torch', reason='torch is not installed')
 pytest.importorskip('minari', reason='minari is not installed')
 pytest.importorskip('rosbags', reason='rosbags is not installed')
 harness = pytest.importorskip('harness', reason='rclpy is not installed')
@@ -24,8 +24,6 @@ from rclpy.parameter import Parameter  # noqa: E402
 from training import demo  # noqa: E402
 from training.conversion import Conversion, convert  # noqa: E402
 from training.datasets import load_minari  # noqa: E402
-from training.export import export  # noqa: E402
-from training.idql import IDQL, IDQLConfig  # noqa: E402
 from training.rewards import Task  # noqa: E402
 
 HERE = Path(__file__).parent
@@ -36,20 +34,6 @@ def reliable(spec):
     return replace(spec, observations=tuple(
         replace(s, reliability='reliable', durability='volatile', depth=100)
         for s in spec.observations))
-
-
-def untrained(spec, path):
-    """Write a policy file for a spec, with a small network that was never trained."""
-    torch.manual_seed(0)
-    lower, upper = (torch.tensor([getattr(d, side) for d in spec.dimensions])
-                    for side in ('lower', 'upper'))
-    idql = IDQL(
-        IDQLConfig(actor_width=16, actor_blocks=1, time_features=(8, 16), critic_hidden=(16,),
-                   value_hidden=(16,), candidates=2),
-        torch.zeros(spec.observation_size), torch.ones(spec.observation_size),
-        (lower + upper) / 2, (upper - lower) / 2)
-    export(idql.eval(), spec.to_json(), {}, path)
-    return path
 
 
 class Watched:
@@ -109,7 +93,7 @@ class Watched:
 
 def replayed(path, spec, folder):
     """Return the observations that the real node acts on while a bag is replayed to it."""
-    watched = Watched(untrained(spec, folder / 'policy.onnx'))
+    watched = Watched(harness.untrained(spec, folder / 'policy.onnx'))
     replay = subprocess.Popen(
         [sys.executable, HERE / 'replay.py', path, spec.to_json()], text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE.parent,

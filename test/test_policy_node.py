@@ -8,12 +8,14 @@ import pytest
 harness = pytest.importorskip('harness', reason='rclpy is not installed')
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from idql_ros import spec as specs  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 import numpy as np  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterType  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
-from std_msgs.msg import Float64MultiArray, String  # noqa: E402
+from std_msgs.msg import Float64, Float64MultiArray, String  # noqa: E402
 
 NODE = 'idql_ros.policy_node'
 RATE = 20.0
@@ -476,3 +478,47 @@ def test_a_wrong_parameter_is_refused_in_one_line(tmp_path, parameters):
     assert process.child.wait(20) == 1
     assert 'Traceback' not in process.output()
     assert next(iter(parameters)) in process.output()
+
+
+def test_latched_signal_sent_before_the_node_started_is_observed_and_frames_fill_a_history(
+        robot, tmp_path):
+    spec = specs.parse({
+        'spec_version': 1, 'name': 'robot', 'rate': RATE, 'tick': 'arrival',
+        'observations': [
+            {'name': 'position', 'topic': 'odom', 'type': 'nav_msgs/msg/Odometry',
+             'fields': ['pose.pose.position.x'], 'history': 3, 'unit': 'm', 'max_age': 0.5},
+            {'name': 'goal', 'topic': 'goal', 'type': 'std_msgs/msg/Float64', 'fields': ['data'],
+             'unit': 'm', 'latched': True}],
+        'actions': [
+            {'name': 'velocity', 'topic': 'cmd_vel', 'type': 'geometry_msgs/msg/TwistStamped',
+             'fields': ['twist.linear.x'],
+             'dimensions': [{'kind': 'velocity', 'unit': 'm/s', 'lower': -1.0, 'upper': 1.0,
+                             'stop': 'zero'}]}]}, 'robot')
+    policy = harness.untrained(spec, tmp_path / 'policy.onnx')
+    goal = robot.node.create_publisher(Float64, 'goal', QoSProfile(
+        depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    goal.publish(Float64(data=4.0))
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log') as process:
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=2.0)
+        assert 'of 3 frames since the last gap' in process.output()
+    from idql_ros.policy import Policy
+    opened = Policy(policy)
+    command = next(c for c in robot.commands if not is_stop(c))
+    decision = opened.decide(
+        np.array([2.0, 2.0, 2.0, 4.0], np.float32), harness.stamp_ns(command), 0,
+        opened.candidates)
+    assert command.twist.linear.x == float(decision.action[0])
+
+
+def test_message_in_another_frame_than_stated_stops_and_says_so(robot, tmp_path):
+    policy = harness.policy_with(
+        tmp_path / 'framed.onnx',
+        lambda metadata: metadata['spec']['observations'][0].update(frame_id='map'))
+    with harness.running(NODE, {
+        'model': policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log') as process:
+        robot.drive(lambda: len(robot.commands) >= 2, 'the stop')
+        assert all(is_stop(c) for c in robot.commands)
+        assert 'expected the frame_id map that the spec states, found' in process.output()

@@ -236,7 +236,7 @@ DIMENSION = ('actions', 0, 'dimensions', 0)
     (('observations', 1, 'time'), 'sent', 'observations[1].time', 'header, received', 'sent'),
     (('observations', 1, 'rule'), 'last', 'observations[1].rule', 'one of the keys', 'unknown'),
     (('observations', 1, 'qos'), {'durability': 'transient_local'},
-     'observations[1].qos.durability', 'volatile, as stated above', 'transient_local'),
+     'observations[1].qos.reliability', 'reliable with durability transient_local', 'best_effort'),
     (('observations', 2, 'qos', 'durability'), 'sticky', 'observations[2].qos.durability',
      'volatile, transient_local', 'sticky'),
     (('observations', 2, 'qos'), None, 'observations[2].qos', 'a mapping', 'nothing'),
