@@ -1,4 +1,4 @@
-"""One message <-> numbers: `read`, `write`, `stamp_ns`, and plain messages for where no ROS is.
+"""One message <-> numbers: `read`, `write`, `header_of`, and plain messages for where no ROS is.
 
 Messages are used by attribute, never by class, so that the same code reads the messages of rclpy,
 of rosbags and the plain ones made by `blank`. Nothing here needs ROS until `ros_class` is called.
@@ -7,7 +7,7 @@ of rosbags and the plain ones made by `blank`. Nothing here needs ROS until `ros
 from __future__ import annotations
 
 import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 import functools
 import importlib
 import math
@@ -15,7 +15,7 @@ import operator
 from typing import Any, NoReturn
 
 from idql_ros import operations
-from idql_ros.spec import Command, FieldPath, Stream
+from idql_ros.spec import Command, FieldPath, JOINT_TRAJECTORY, Stream
 import numpy as np
 
 NS = 10**9
@@ -163,9 +163,32 @@ def time_message_ns(time: Any) -> int:
     return time.sec * NS + time.nanosec
 
 
+def header_of(message: Any) -> Any | None:
+    """Return the std_msgs/Header of a message; None where it has none.
+
+    A field of this name may be anything in somebody's own type, for example a number.
+    """
+    header = getattr(message, 'header', None)
+    is_header = _headers.get(type(header))
+    if is_header is None:
+        stamp = getattr(header, 'stamp', None)
+        is_header = (hasattr(header, 'frame_id') and hasattr(stamp, 'sec')
+                     and hasattr(stamp, 'nanosec'))
+        if len(_headers) >= _MOST_HEADERS:
+            _headers.clear()
+        _headers[type(header)] = is_header
+    return header if is_header else None
+
+
+# By the class of what a field `header` holds, as every message is asked. Each bag that is opened
+# may bring classes of its own.
+_headers: dict[type, bool] = {}
+_MOST_HEADERS = 1000
+
+
 def stamp_ns(message: Any, received_ns: int) -> int:
     """Return the time of a message in ns: its header's stamp, else when it was received."""
-    header = getattr(message, 'header', None)
+    header = header_of(message)
     return received_ns if header is None else time_message_ns(header.stamp)
 
 
@@ -176,14 +199,47 @@ def read(stream: Stream, message: Any) -> np.ndarray:
 
     Raises:
         MessageError: a field, element or joint is not there, or is not a number, or the message
-            is not in the frame that the spec states.
+            is not in the frame that the spec states, or a trajectory is not the one point that
+            is sent.
     """
     reader = _readers.get(id(stream))
     if reader is None or reader.message_class is not type(message):
-        if len(_readers) >= _MOST_READERS:
-            _readers.clear()
-        reader = _readers[id(stream)] = _Reader(stream, message)
+        reader = _new_reader(stream, message)
     return reader.read(message)
+
+
+def concerns(stream: Stream, message: Any) -> bool:
+    """Return whether a message is for a stream at all.
+
+    Of one topic with several publishers, as an arm and a gripper on joint_states, a message that
+    names other joints only is for another stream. Any other message that cannot be read is for
+    this one: `read` says why.
+    """
+    try:
+        reader = _readers.get(id(stream))
+        if reader is None or reader.message_class is not type(message):
+            reader = _new_reader(stream, message)
+    except MessageError:
+        return True
+    # A loop is quicker than any(): nearly every message has the first joint.
+    for get_names, joints in reader.named:
+        try:
+            names = get_names(message)
+            if not len(names) or not isinstance(names[0], str):
+                return True
+        except (AttributeError, TypeError, LookupError):
+            return True
+        for joint in joints:
+            if joint in names:
+                return True
+    return not reader.named
+
+
+def _new_reader(stream: Stream, message: Any) -> _Reader:
+    if len(_readers) >= _MOST_READERS:
+        _readers.clear()
+    reader = _readers[id(stream)] = _Reader(stream, message)
+    return reader
 
 
 class _Reader:
@@ -197,9 +253,15 @@ class _Reader:
         # Kept, so that no other stream gets its id.
         self._stream = stream
         self.message_class = type(message)
-        self._frame_id = stream.frame_id if hasattr(message, 'header') else ''
-        self._take = _joined([
-            _taker(stream, paths, message) for paths in _taken_together(stream.fields)])
+        self._frame_id = stream.frame_id if header_of(message) is not None else ''
+        self._is_trajectory = _is_sent_trajectory(stream)
+        groups = _taken_together(stream.fields)
+        # For each list of joints that the stream takes by name: how to get the names of those that
+        # a message has, and those that the stream takes.
+        self.named = [
+            (_names_getter(stream, paths[0], message), tuple(path.joint for path in paths))
+            for paths in groups if paths[0].joint is not None]
+        self._take = _joined([_taker(stream, paths, message) for paths in groups])
 
     def read(self, message: Any) -> np.ndarray:
         stream = self._stream
@@ -207,6 +269,8 @@ class _Reader:
             raise MessageError(
                 f'topic {stream.topic} ({stream.type}): expected the frame_id {self._frame_id} '
                 f'that the spec states, found {message.header.frame_id!r}')
+        if self._is_trajectory:
+            _check_points(stream, message)
         try:
             numbers = self._take(message)
             # Unlike numpy, array takes no text for a number, and is quicker at so few.
@@ -214,14 +278,44 @@ class _Reader:
                 return np.frombuffer(array.array('f', numbers), np.float32)
             if not isinstance(numbers, np.ndarray):
                 numbers = np.frombuffer(array.array('d', numbers))
-        except (AttributeError, TypeError, ValueError, LookupError, OverflowError):
-            _refuse(stream, message)
+        except _NOT_TAKEN:
+            numbers = self._take_bytes(message)
         return _apply(stream, numbers)
 
+    def _take_bytes(self, message: Any) -> np.ndarray:
+        """Return the numbers where some are of type byte, which rclpy gives as bytes.
+
+        rosbags gives them as numbers with a sign.
+        """
+        try:
+            return np.array(array.array('d', [
+                int.from_bytes(n, 'little', signed=True) if isinstance(n, bytes) and len(n) == 1
+                else n for n in self._take(message)]))
+        except _NOT_TAKEN:
+            _refuse(self._stream, message)
+
+
+_NOT_TAKEN = (AttributeError, TypeError, ValueError, LookupError, OverflowError)
 
 # By the id of the stream: to hash a stream takes longer than to read a message.
 _readers: dict[int, _Reader] = {}
 _MOST_READERS = 1000
+
+
+def _is_sent_trajectory(stream: Stream) -> bool:
+    return isinstance(stream, Command) and stream.type == JOINT_TRAJECTORY
+
+
+def _check_points(stream: Stream, message: Any) -> None:
+    """Refuse a trajectory that is not one point: no command of the policy would do the same."""
+    points = getattr(message, 'points', None)
+    if not hasattr(points, '__len__') or len(points) == 1:
+        return
+    found = (f'{len(points)}: the motion of a planner, of which one point says little'
+             if len(points) else 'none: an empty trajectory stops the controller, and is no '
+             'target that the policy could send')
+    raise MessageError(f'topic {stream.topic} ({stream.type}): expected one point, as is sent; '
+                       f'found {found}')
 
 
 def _taken_together(paths: Sequence[FieldPath]) -> list[list[FieldPath]]:
@@ -274,7 +368,7 @@ def _joints_taker(
 ) -> Callable[[Any], Iterable[float]]:
     joints = [path.joint for path in paths]
     get = _getter(paths[0].steps)
-    get_names = _getter(_names_steps(stream, paths[0], _passed(stream, paths[0], message)))
+    get_names = _names_getter(stream, paths[0], message)
     known: tuple[Any, Callable[[Any], Any] | None] = None, None
 
     def take(m: Any) -> Iterable[float]:
@@ -288,6 +382,13 @@ def _joints_taker(
         return pick(get(m)) if len(joints) > 1 else (pick(get(m)),)
 
     return take
+
+
+def _names_getter(stream: Stream, path: FieldPath, message: Any) -> Callable[[Any], Any]:
+    """Return a function from a message to the names of the joints in the list at a path."""
+    if _is_sent_trajectory(stream):  # known also where the first message has no points
+        return operator.attrgetter('joint_names')
+    return _getter(_names_steps(stream, path, _passed(stream, path, message)))
 
 
 def _joined(takers: list[Callable[[Any], Iterable[float]]]) -> Callable[[Any], Iterable[float]]:
@@ -389,7 +490,7 @@ def write(stream: Stream, values: np.ndarray, message: Any, stamp_ns: int) -> An
         raise MessageError(
             f'topic {stream.topic} ({stream.type}): the operation {_operations(stream)} has no '
             f'inverse of {np.asarray(values).tolist()}')
-    header = getattr(message, 'header', None)
+    header = header_of(message)
     if header is not None:
         header.stamp.sec, header.stamp.nanosec = divmod(int(stamp_ns), NS)
         if stream.frame_id:
@@ -406,7 +507,7 @@ def write(stream: Stream, values: np.ndarray, message: Any, stamp_ns: int) -> An
             if path.listed:
                 setattr(owner, name, _elements(stream, path, passed, part))
             else:
-                if isinstance(passed[-1], int):  # ROS itself may not look
+                if isinstance(passed[-1], (int, bytes)):  # ROS itself may not look
                     raise TypeError('it holds whole numbers')
                 setattr(owner, name, part[0])
         except (AssertionError, TypeError) as error:
@@ -471,7 +572,7 @@ def _passed(
         value = passed[-1]
         if isinstance(step, str):
             found = getattr(value, step, None)
-            if found is None:
+            if found is None or not _is_field(value, step):
                 raise MessageError(_text(
                     stream, path, f'is not there: {_kind(value)} has the fields {_fields(value)}'))
         elif not hasattr(value, '__len__') or isinstance(value, str):
@@ -499,7 +600,7 @@ def _names_steps(stream: Stream, path: FieldPath, passed: list[Any]) -> tuple[st
     for i in reversed(range(len(owners))):
         for name in ('name', 'joint_names'):
             names = getattr(owners[i], name, None)
-            if names is not None and not isinstance(names, str):
+            if hasattr(names, '__len__') and not isinstance(names, str):
                 return (*path.steps[:i], name)
     raise MessageError(_text(
         stream, path, f'needs the names of the joints: {_kind(owners[-1])} has neither a field '
@@ -547,9 +648,19 @@ def _described(value: Any) -> str:
     return _kind(value) if fields == 'none' else f'{_kind(value)} with the fields {fields}'
 
 
+def _slots(owner: Any) -> Collection[str]:
+    # Those of rclpy begin with an underscore.
+    return getattr(owner, '__slots__', None) or getattr(owner, '__dict__', {})
+
+
+def _is_field(owner: Any, name: str) -> bool:
+    """Return whether an attribute is a field: no constant of the type, no method of its class."""
+    names = _slots(owner)
+    return name in names or f'_{name}' in names
+
+
 def _fields(owner: Any) -> str:
-    names = getattr(owner, '__slots__', None) or getattr(owner, '__dict__', {})
-    found = sorted(name.strip('_') for name in names if name != '_check_fields')
+    found = sorted(name.strip('_') for name in _slots(owner) if name != '_check_fields')
     return ', '.join(found) or 'none'
 
 
@@ -563,19 +674,20 @@ def check_fields(stream: Stream, message: Any) -> None:
         MessageError: a field is not there or is not of numbers, or a frame is stated for a type
             without a header.
     """
-    if stream.frame_id and not hasattr(message, 'header'):
+    if stream.frame_id and header_of(message) is None:
         raise MessageError(
             f'topic {stream.topic} ({stream.type}): expected no frame_id, as the type has no '
             f'header, found {stream.frame_id}; it has the fields {_fields(message)}')
     for path in stream.fields:
         passed = _passed(stream, path, message, _new_element)
         value, owner = passed[-1], passed[-2]
-        listed = hasattr(value, '__len__') and not isinstance(value, str)
+        # rclpy gives one of type byte as bytes.
+        listed = hasattr(value, '__len__') and not isinstance(value, (str, bytes))
         if listed != path.listed:
             raise MessageError(_text(
                 stream, path, 'is a list: say which elements, as in [0] or [0:3]' if listed
                 else f'is no list but {_kind(value)}'))
-        if not listed and not isinstance(value, (int, float)):
+        if not listed and not isinstance(value, (int, float, bytes)):
             raise MessageError(_text(
                 stream, path, f'is no number but has the fields {_fields(value)}'))
         if listed and not _is_of_numbers(element := _element_type(owner, path.steps[-1])):
@@ -583,7 +695,9 @@ def check_fields(stream: Stream, message: Any) -> None:
                 stream, path, f'is a list of {element}, not of numbers' + (
                     '; say which field of it, as in points[0].positions[0]'
                     if '/' in element else '')))
-        if isinstance(stream, Command) and np.asarray(value).dtype.kind in 'biu':
+        if isinstance(stream, Command) and (
+                np.asarray(value).dtype.kind in 'biuS'
+                or (listed and _element_type(owner, path.steps[-1]) == 'octet')):
             raise MessageError(_text(
                 stream, path, 'holds whole numbers or booleans, a command is of real numbers'))
         if _is_of_joints(stream, path):

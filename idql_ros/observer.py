@@ -22,6 +22,8 @@ LONGEST_OVERTAKING_S = 1.0
 # Ticks of a timer that are further apart than so many periods do not follow each other.
 _FOLLOWING_PERIODS = 1.5
 
+_NOT_FOR_IT = np.zeros(0, np.float32)
+
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Newest:
@@ -30,6 +32,8 @@ class _Newest:
     signal: Signal
     # Whether its headers, where it has any, tell its time.
     by_header: bool
+    # Whether joints of it go by their names.
+    by_name: bool
     # Where its numbers lie in a frame.
     part: slice
     # Ages in ns; None: it may be of any age.
@@ -69,7 +73,9 @@ class Observer:
         for signal in spec.observations:
             overtaking_s = min(signal.max_age, LONGEST_OVERTAKING_S)
             newest = _Newest(
-                signal, signal.time == 'header', slice(begin, begin + signal.size),
+                signal, signal.time == 'header',
+                any(field.joint is not None for field in signal.fields),
+                slice(begin, begin + signal.size),
                 None if signal.latched else round(signal.max_age * messages.NS),
                 round(overtaking_s * messages.NS))
             begin += signal.size
@@ -89,6 +95,15 @@ class Observer:
             for frame in range(self._frames - newest.signal.history, self._frames)])
         self._period: int | None = None
 
+    def reset(self) -> None:
+        """Forget the frames and every sample that is not latched: time begins anew."""
+        for newest in self._newest:
+            if not newest.signal.latched:
+                newest.came = newest.usable = newest.new = False
+        self._past.clear()
+        self._past_ns = self._period = None
+        self._find_fresh()
+
     def add(self, topic: str, message: Any, received_ns: int) -> list[np.ndarray | None]:
         """Take a message that was received (or logged) at `received_ns`.
 
@@ -98,12 +113,18 @@ class Observer:
         header, or a time of receipt by the spec, is never overtaken.
 
         Returns:
-            The numbers of each signal of the topic, or None where they could not be read.
+            The numbers of each signal of the topic, None where they could not be read, and no
+            numbers where the message is not for the signal (of another publisher's joints).
         """
         read: list[np.ndarray | None] = []
-        header = getattr(message, 'header', None)
+        header = messages.header_of(message)
         header_ns = None if header is None else messages.time_message_ns(header.stamp)
         for newest in self._of_topic.get(topic, ()):
+            if newest.by_name and not messages.concerns(newest.signal, message):
+                read.append(_NOT_FOR_IT)
+                if not newest.came and not newest.error:
+                    newest.error = _why_unreadable(newest.signal, message)
+                continue
             values = None
             stamped = newest.by_header and header_ns is not None
             stamp_ns = header_ns if stamped else received_ns
@@ -216,6 +237,16 @@ class Observer:
         return [(tick_ns - n.stamp_ns) / messages.NS if n.came else math.nan for n in self._newest]
 
     @property
+    def fresh_until_ns(self) -> int:
+        """Return the last moment at which all present samples are fresh; -1: there is none."""
+        return self._fresh_until_ns
+
+    @property
+    def unheard(self) -> list[str]:
+        """Return of each signal that no message was for what the first one held instead."""
+        return [n.error for n in self._newest if not n.came and n.error]
+
+    @property
     def overtaken(self) -> dict[str, int]:
         """Return signal -> messages that were dropped because a newer one had come before."""
         return {newest.signal.name: newest.overtaken for newest in self._newest}
@@ -229,12 +260,20 @@ def follows(spec: Spec, before_ns: int, tick_ns: int) -> bool:
     return 0 < tick_ns - before_ns <= _FOLLOWING_PERIODS * messages.NS / spec.rate
 
 
+def _why_unreadable(signal: Signal, message: Any) -> str:
+    try:
+        messages.read(signal, message)
+    except messages.MessageError as error:
+        return str(error)
+    return ''
+
+
 def _reason(newest: _Newest, tick_ns: int) -> str:
     """Return why a signal's sample is no observation; empty where it is one."""
     signal = newest.signal
     name = f'{signal.name} (topic {signal.topic})'
     if not newest.came:
-        return f'{name}: missing, no message of type {signal.type} came yet'
+        return f'{name}: {newest.error or f"missing, no message of type {signal.type} came yet"}'
     if newest.stamp_ns < 0:
         return f'{name}: stamped with a negative time, {newest.stamp_ns / messages.NS:.3f} s'
     if newest.max_age_ns is not None:

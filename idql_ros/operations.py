@@ -97,7 +97,8 @@ def _yaw(quaternion: np.ndarray) -> np.ndarray:
     x, y, z, w = quaternion.tolist()
     if not _is_rotation(x * x + y * y + z * z + w * w):
         return np.array([math.nan])
-    return np.array([math.atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))])
+    # Of a quaternion that is not quite of length 1 too, as both arguments grow with its square.
+    return np.array([math.atan2(2.0 * (w * z + x * y), w * w + x * x - y * y - z * z)])
 
 
 def _level(yaw: np.ndarray) -> np.ndarray:

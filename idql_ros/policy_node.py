@@ -372,7 +372,9 @@ class PolicyNode(LifecycleNode):
         self._sampled_since_jump = True
         self._take_arrival()
 
-    def _on_jump(self, _: Any) -> None:
+    def _on_jump(self, jump: Any) -> None:
+        if jump.delta.nanoseconds < 0:
+            self._observer.reset()  # what another run observed is nothing to act on
         # One grace for each leap that follows on samples: a clock that only leaps earns no more.
         if self._sampled_since_jump:
             self._grace_until_ns = self._now_ns() + self._shortest_age_ns

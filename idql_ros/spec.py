@@ -36,12 +36,14 @@ JOINT_TRAJECTORY = 'trajectory_msgs/msg/JointTrajectory'
 # What holds no numbers that a policy can use as they are, and what to do instead.
 _IMAGE = ('a type with numbers that have names (images are not read: let a detector or an encoder '
           'publish what it sees, for example as a std_msgs/msg/Float32MultiArray)')
+_POINTS = ('a type with numbers that have names (point clouds are not read: use a '
+           'sensor_msgs/msg/LaserScan with the operation sectors, or let a node publish features)')
 _REFUSED_TYPES = {
     'sensor_msgs/msg/Image': _IMAGE,
     'sensor_msgs/msg/CompressedImage': _IMAGE,
-    'sensor_msgs/msg/PointCloud2':
-        'a type with numbers that have names (point clouds are not read: use a '
-        'sensor_msgs/msg/LaserScan with the operation sectors, or let a node publish features)',
+    'stereo_msgs/msg/DisparityImage': _IMAGE,
+    'sensor_msgs/msg/PointCloud': _POINTS,
+    'sensor_msgs/msg/PointCloud2': _POINTS,
     'tf2_msgs/msg/TFMessage':
         'a topic with one pose (transforms are not looked up: use a geometry_msgs/msg/PoseStamped '
         'or nav_msgs/msg/Odometry topic)',
@@ -81,19 +83,26 @@ class FieldPath:
 
 # No message of a robot is longer; a spec in a policy file may come from anywhere.
 _MAX_ELEMENTS = 100_000
-_JOINT = r'[A-Za-z_/](?:[\w/. -]*[\w/.-])?'
-_STEP = r'[a-z][a-z0-9_]*(?:\[\d{1,18}\])?\.'
+# ROS 1 allowed capitals in names of fields, and a bag that was converted still has them.
+_FIELD = r'[A-Za-z][A-Za-z0-9_]*'
+_STEP = rf'{_FIELD}(?:\[\d{{1,18}}\])?\.'
 _PATH = re.compile(
-    rf'(?P<above>(?:{_STEP})*)(?P<last>[a-z][a-z0-9_]*)'
+    rf'(?P<above>(?:{_STEP})*)(?P<last>{_FIELD})'
     r'(?:\[(?:(?P<start>\d{1,18})(?::(?P<stop>\d{1,18}))?|(?P<whole>:)|'
-    rf'(?P<joint>{_JOINT}))\])?',
+    r'(?P<joint>[^\[\]]+))\])?',
     re.ASCII)
+
+
+def _is_joint(name: Any) -> bool:
+    """Return whether a joint may have this name: robot::arm/joint 1, but not [-1] or [0:2:2]."""
+    return (isinstance(name, str) and name.isprintable() and name == name.strip()
+            and not set('[]') & set(name) and any(c.isalpha() or c == '_' for c in name))
 
 
 def parse_path(text: str) -> FieldPath:
     """Parse a field path; raise ValueError that says what a path looks like."""
     match = _PATH.fullmatch(text)
-    if match is None:
+    if match is None or (match['joint'] and not _is_joint(match['joint'])):
         raise ValueError(
             'expected a field path such as twist.linear.x, data[2], data[0:6], position[elbow], '
             'points[0].positions[0:6] or ranges[:]')
@@ -360,10 +369,28 @@ def _exact(rate: float) -> tuple[int, int]:
     return fractions.Fraction(str(rate)).as_integer_ratio()
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
+class UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader takes the last of two equal keys; of two limits that is no choice."""
 
+    def get_single_data(self) -> Any:
+        """Return the data of the document; raise YAMLError."""
+        try:
+            return super().get_single_data()
+        except RecursionError:
+            raise yaml.YAMLError('it is nested too deeply') from None
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        # Whatever Python makes of a date such as 2020-99-99, or of a tag on the wrong value.
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            kind = node.tag.rpartition(':')[2]
+            raise yaml.constructor.ConstructorError(
+                None, None, f'what cannot be read as {kind}', node.start_mark) from error
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            return super().construct_mapping(node, deep)  # which refuses it
         keys = [key.value for key, _ in node.value]
         for i, key in enumerate(keys):
             if key in keys[:i]:
@@ -376,7 +403,7 @@ def load(path: str | pathlib.Path) -> Spec:
     """Read a spec from a YAML file; raise SpecError that names the file."""
     path = pathlib.Path(path)
     try:
-        data = _UniqueKeyLoader(path.read_text(encoding='utf-8')).get_single_data()
+        data = UniqueKeyLoader(path.read_text(encoding='utf-8')).get_single_data()
     except OSError as error:
         raise SpecError(f'{path}: cannot be read: {error.strerror}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -396,7 +423,7 @@ class _Reader:
         self._source, self._key = source, key
         if not isinstance(data, dict):
             raise self._error('', 'a mapping', data)
-        self._data = {str(k): v for k, v in data.items()}
+        self._data = {k if isinstance(k, str) else _show(k): v for k, v in data.items()}
         self._asked: set[str] = set()
 
     def _error(self, key: str, expected: str, found: Any) -> SpecError:
@@ -481,12 +508,12 @@ class _Reader:
             for r in self._readers('actions', 'a list of one command or more'))
         self._done()
         for key, streams in (('observations', observations), ('actions', actions)):
-            for what in ('name', 'topic') if key == 'actions' else ('name',):
-                values = [getattr(stream, what) for stream in streams]
-                for i, value in enumerate(values):
-                    if value in values[:i]:
-                        raise self._error(f'{key}[{i}].{what}', f'a {what} used once', value)
+            names = [stream.name for stream in streams]
+            for i, found in enumerate(names):
+                if found in names[:i]:
+                    raise self._error(f'{key}[{i}].name', 'a name used once', found)
         self._agree_on_topics(observations)
+        self._check_command_topics(observations, actions)
         if all(signal.latched for signal in observations):
             raise self._error('observations', 'one signal or more that is not latched',
                               'latched signals only')
@@ -496,16 +523,33 @@ class _Reader:
         """Signals of one topic are read from the same messages, through one subscription."""
         first: dict[tuple[str, str], Any] = {}
         for i, signal in enumerate(observations):
-            for what in ('type', 'reliability', 'durability', 'depth', 'frame_id'):
+            for what in ('topic', 'type', 'reliability', 'durability', 'depth', 'frame_id'):
                 found = getattr(signal, what)
                 if what == 'frame_id' and not found:
                     continue
-                expected = first.setdefault((signal.topic, what), found)
+                expected = first.setdefault((_bare(signal.topic), what), found)
+                if found != expected and what == 'topic':
+                    raise self._written_twice(f'observations[{i}]', expected, found)
                 if found != expected:
                     key = what if what in ('type', 'frame_id') else f'qos.{what}'
                     raise self._error(
                         f'observations[{i}].{key}',
                         f'{expected}, as stated above for the topic {signal.topic}', found)
+
+    def _check_command_topics(
+            self, observations: tuple[Signal, ...], actions: tuple[Command, ...]) -> None:
+        observed = {_bare(signal.topic): signal.topic for signal in observations}
+        topics = [_bare(command.topic) for command in actions]
+        for i, command in enumerate(actions):
+            if topics[i] in topics[:i]:
+                raise self._error(f'actions[{i}].topic', 'a topic used once', command.topic)
+            expected = observed.get(topics[i], command.topic)
+            if command.topic != expected:
+                raise self._written_twice(f'actions[{i}]', expected, command.topic)
+
+    def _written_twice(self, key: str, expected: str, found: str) -> SpecError:
+        return self._error(
+            f'{key}.topic', f'{expected}, the same topic: write it as above', found)
 
     def _stream(self, reliability: str, durability: str = 'volatile') -> dict[str, Any]:
         name = self._text('name', r'[a-z]\w*', 'a name of lower-case letters, digits, underscores')
@@ -536,8 +580,7 @@ class _Reader:
     def _joints(self) -> tuple[str, ...]:
         joints = self._list('joints', 'a list of the names of joints', [])
         for i, joint in enumerate(joints):
-            if (not isinstance(joint, str) or not re.fullmatch(_JOINT, joint, re.ASCII)
-                    or joint in joints[:i]):
+            if not _is_joint(joint) or joint in joints[:i]:
                 raise self._error(f'joints[{i}]', 'the name of a joint, used once', joint)
         return tuple(joints)
 
@@ -722,8 +765,16 @@ def _is_number(value: Any) -> bool:
             and abs(value) < 1e300)
 
 
+def _bare(topic: str) -> str:
+    # A bag has no node whose namespace would tell odom from /odom.
+    return topic.removeprefix('/')
+
+
 def _show(found: Any) -> str:
     if found is None:
         return 'nothing'
-    text = found if isinstance(found, str) and found and found.isprintable() else repr(found)
+    try:
+        text = found if isinstance(found, str) and found and found.isprintable() else repr(found)
+    except (ValueError, RecursionError):  # Python writes no number of so many digits
+        text = f'{type(found).__name__} too long to be shown'
     return text if len(text) <= 80 else text[:77] + '...'

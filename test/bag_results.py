@@ -1,5 +1,7 @@
 """What became of made-up bags: healthy ones, ones with a flaw each, and any at all."""
 
+import hashlib
+
 import hypothesis.strategies as st
 from idql_ros import spec as specs
 import numpy as np
@@ -62,7 +64,7 @@ def bag(spec, name='bag', n=2000, seed=0, noise=0.3, change=None, **more):
     account.begin_ns, account.end_ns = T, T + period * n
     account.ticks = account.decisions = n
     account.streams['pose'].ages.add(rng.uniform(0.001, 0.02, n))
-    account.files = {f'{name}_0.mcap': 'ab' * 32}
+    account.files = {f'{name}_0.mcap': digest(name)}
     for key, value in more.items():
         setattr(account, key, value)
     lengths = np.full(n // 50, 50)
@@ -73,6 +75,18 @@ def bag(spec, name='bag', n=2000, seed=0, noise=0.3, change=None, **more):
     samples['decisions'] = decisions[::max(1, -(-n // 2000))]
     return BagResult(account.to_dict(), samples,
                      [(int(length), float(1 - length), True) for length in lengths])
+
+
+def digest(name):
+    """Return the SHA-256 of the one file of a bag of this name, which is nobody's copy."""
+    return hashlib.sha256(repr(name).encode()).hexdigest()
+
+
+def copy_of(result, name):
+    """Return the same result as that of a copy of the bag under another name."""
+    files = {f'{name}_{k}.mcap': value for k, value in enumerate(result.account['files'].values())}
+    return BagResult({**result.account, 'bag': name, 'files': files}, result.samples,
+                     result.episodes)
 
 
 def summary_of(*results, spec=None, task=GOAL):

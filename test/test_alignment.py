@@ -14,6 +14,10 @@ from recording import drive, MS, Recording, robot, T  # noqa: E402
 from training import alignment  # noqa: E402
 from training.alignment import align, new_account, task_topic  # noqa: E402
 
+# Of what comes once a tick, at 2 Hz.
+SPARSE, SPARSE_JOINTS, SPARSE_LEVEL = (
+    {**signal, 'max_age': 1.0} for signal in (rec.ODOMETRY, rec.JOINTS, rec.LEVEL))
+
 
 def stretches(recording, account=None, told=(), spec=None):
     """Return the stretches of a recording, by default with its own spec."""
@@ -49,7 +53,7 @@ def test_each_tick_is_paired_with_the_command_that_answers_it():
     # Odometry is logged 1 ms after its stamp: that is when the tick begins for the recorder.
     (-2 * MS, 'before'), (MS - 1, 'before'), (MS + 1, 'answer'), (500 * MS, 'answer')])
 def test_command_of_a_tick_comes_after_it_and_is_not_the_one_before(delay_ns, expected):
-    recording = Recording(robot())
+    recording = Recording(robot((SPARSE,)))
     for k in range(4):
         stamp_ns = T + 500 * MS * k
         recording.add('position', [k, 0], stamp_ns)
@@ -95,7 +99,7 @@ def test_missing_command_cuts_and_nothing_bridges_the_cut():
 
 
 def test_command_later_than_a_period_after_its_tick_is_no_answer_to_it():
-    recording = Recording(robot())
+    recording = Recording(robot((SPARSE,)))
     for k, wait in enumerate([500, 700, 500, 500]):
         # Odometry jitters within its periods; the command of tick 1 comes 501 ms after it.
         stamp_ns = T + (500 * k + (200 if wait == 500 and k > 1 else 0)) * MS
@@ -123,12 +127,12 @@ def test_hole_of_the_whole_recording_cuts():
     assert found == [ticks(0, 3), ticks(10, 13)]
 
 
-def test_clock_that_was_set_back_cuts():
+def test_headers_that_were_set_back_against_the_log_are_too_old():
     recording = drive(4)
     for logged_ns, *rest in drive(4, start_ns=T - 60 * 10**9, first=10).entries:
         recording.entries.append((logged_ns + 62 * 10**9, *rest))
     found = shape(stretches(recording))
-    assert found == [ticks(0, 3), ticks(10, 13)]
+    assert found == [ticks(0, 3)]
 
 
 @pytest.mark.parametrize(('topic', 'cut'), [('odom', [(0, 2), (4, 7)]),
@@ -146,7 +150,7 @@ def test_number_that_is_not_finite_cuts(topic, cut):
 
 
 def test_tick_of_several_signals_begins_when_the_last_is_in():
-    spec = robot((rec.ODOMETRY, rec.JOINTS, rec.LEVEL), (rec.VELOCITY, rec.GRIPPER))
+    spec = robot((SPARSE, SPARSE_JOINTS, SPARSE_LEVEL), (rec.VELOCITY, rec.GRIPPER))
     recording = Recording(spec)
     for k in range(4):
         stamp_ns = T + 500 * MS * k
@@ -173,7 +177,7 @@ def test_decision_needs_a_command_on_every_topic():
 
 
 def test_ticks_of_a_timer_take_what_was_logged_by_then():
-    spec = robot(tick='timer')
+    spec = robot((SPARSE,), tick='timer')
     recording = Recording(spec)
     for k in range(5):
         tick_ns = T + 500 * MS * k
@@ -197,13 +201,69 @@ def test_timer_cuts_where_the_newest_observation_is_too_old():
     assert found[0][0] == [0.8, 1.8, 2.8] and found[1][0] == [4.8, 5.8, 6.8, 7.8]
 
 
-def test_recorder_with_a_clock_of_its_own_changes_nothing():
-    recording = drive(4)
+def test_recorder_with_a_clock_of_its_own_changes_nothing_where_times_are_those_of_the_log():
+    spec = robot(({**rec.ODOMETRY, 'time': 'received'},))
+    recording = drive(4, spec)
     expected, = stretches(recording)
     recording.entries = [(logged_ns + 10**12, *rest) for logged_ns, *rest in recording.entries]
     found, = stretches(recording)
     assert shape([found]) == shape([expected])
     assert found.steps.between.tolist() == expected.steps.between.tolist()
+    # A node would find headers that are 1000 s old.
+    assert stretches(recording, spec=robot()) == []
+
+
+def test_gap_longer_than_the_maximum_age_between_two_ticks_cuts():
+    recording = drive(8)
+    begin_ns = T + 3 * 500 * MS
+    recording.entries = [
+        entry for entry in recording.entries
+        if entry[1] != 'odom' or not begin_ns + 50 * MS < entry[0] < begin_ns + 350 * MS]
+    account = new_account('bag', recording.spec)
+    assert shape(stretches(recording, account)) == [ticks(0, 3), ticks(4, 7)]
+    assert account.unused['a signal was too old between its tick and the next one'] == 1
+
+
+@pytest.mark.parametrize('rate', [20, 30, 100])
+@pytest.mark.parametrize('tick', ['arrival', 'timer'])
+def test_commands_on_ticks_keep_their_phase_at_times_of_today(rate, tick):
+    """Where floating point resolves 256 ns only."""
+    spec = robot(({**rec.ODOMETRY, 'time': 'received'},), rate=rate, tick=tick)
+    first = spec.period_of(1_762_000_000 * 10**9)
+    recording = Recording(spec)
+    for k in range(60):
+        at_ns = spec.start_of(first + k)
+        recording.add('position', [k, 0], at_ns, at_ns)
+        recording.add('velocity', [k / 10], at_ns, at_ns)
+    stretch, = stretches(recording)
+    observed, commanded = stretch.steps.observations[:-1, 0], stretch.steps.actions[:, 0]
+    # A timer's tick comes after all of its nanosecond.
+    assert np.allclose(commanded, (observed + (tick == 'timer')) / 10)
+
+
+def test_stamp_in_the_future_makes_no_step_of_a_gap():
+    spec = robot(({**rec.ODOMETRY, 'max_age': 5.0},), rate=10)
+    recording = Recording(spec)
+    for k in [*range(30), *range(35, 60)]:
+        stamp_ns = T + 100 * MS * k
+        recording.add('position', [k, 0], stamp_ns)
+        recording.add('velocity', [k / 10], stamp_ns, stamp_ns + 10 * MS)
+    recording.add('position', [30, 0], T + 3_400 * MS, T + 3_001 * MS)
+    recording.add('velocity', [3], T + 3_001 * MS, T + 3_010 * MS)
+    for stretch in stretches(recording):
+        assert (np.diff(stretch.steps.observations[:, 0]) == 1).all()
+
+
+def test_reasons_name_each_signal_with_its_digits():
+    signals = [{**rec.LEVEL, 'name': f'ps{k}', 'topic': f'ps{k}', 'max_age': 0.2}
+               for k in range(2)]
+    recording = Recording(robot([rec.ODOMETRY, *signals], tick='timer'))
+    for k in range(20):
+        recording.add('position', [k, 0], T + 100 * MS * k)
+    account = new_account('bag', recording.spec)
+    stretches(recording, account)
+    assert {reason.split(':')[0] for reason in account.unused} == {
+        'ps0 (topic ps0)', 'ps1 (topic ps1)'}
 
 
 def test_command_can_be_observed_too():
@@ -224,7 +284,7 @@ def test_leap_of_the_log_by_years_is_a_hole_like_any_other():
 
 def test_command_in_the_nanosecond_of_its_tick_answers_it_when_it_was_written_after_it():
     """As a recorder with simulated time logs what a controller sends at once."""
-    recording = Recording(robot())
+    recording = Recording(robot((SPARSE,)))
     account = new_account('bag', recording.spec)
     for k in range(4):
         stamp_ns = T + 500 * MS * k
@@ -264,7 +324,7 @@ def test_history_is_of_the_last_ticks_and_begins_anew_after_a_cut():
     found = stretches(recording, account)
     assert [s.steps.observations[:, ::2].tolist() for s in found] == [
         [[k - 2, k - 1, k] for k in range(2, 6)], [[k - 2, k - 1, k] for k in range(9, 12)]]
-    assert account.unused['history: # of # frames since the last gap'] == 4
+    assert account.unused['history: 1 of 3 frames since the last gap'] == 2
     # Between two ticks the frames before are those of the ticks.
     assert found[0].steps.between[0] == pytest.approx([1, -1, 2, -2, 2.2, -2.2])
 
@@ -298,6 +358,31 @@ def test_rewards_and_ends_of_topics_belong_to_the_decision_they_came_in():
     assert before.steps.topics['terminal'].tolist() == [False, True]
     assert after.steps.topics['reward'].tolist() == [13]
     assert account.unused['no reward came within its decision'] == 1
+
+
+def test_two_publishers_of_joint_states_are_told_apart_by_their_joints():
+    joints = {**rec.JOINTS, 'fields': ['position[elbow]'], 'operations': []}
+    finger = {**joints, 'name': 'finger', 'fields': ['position[finger]']}
+    spec = robot((rec.ODOMETRY, joints, finger))
+    recording = drive(6, spec)
+    for step in range(30):
+        for name, shift, value in (('joints', 2, step), ('finger', 4, -step)):
+            recording.add(name, [value], T + (100 * step) * MS, T + (100 * step + shift) * MS)
+    account = new_account('bag', spec)
+    stretch, = stretches(recording, account)
+    assert stretch.steps.observations[:, 2:].tolist() == [[5 * k, -5 * k] for k in range(6)]
+    counts = {s['name']: s['count'] for s in account.to_dict()['streams']}
+    assert counts['joints'] == counts['finger'] == 30
+
+
+def test_joint_that_no_message_names_is_told_with_those_that_are_there():
+    recording = drive(3, robot((rec.ODOMETRY, {**rec.JOINTS, 'fields': ['position[elbow]'],
+                                               'operations': []})))
+    for step in range(15):
+        recording.add('joints', [step], T + 100 * step * MS)
+    wrong = robot((rec.ODOMETRY, {**rec.JOINTS, 'fields': ['position[elbo]'], 'operations': []}))
+    with pytest.raises(messages.MessageError, match=r"position\[elbo\].*\['elbow'\]"):
+        stretches(recording, spec=wrong)
 
 
 # Whatever the streams are like.

@@ -12,7 +12,7 @@ import pytest
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
 pytest.importorskip('matplotlib', reason='matplotlib is not installed')
 import bag_results as made  # noqa: E402
-from bag_results import any_result, bag, GOAL, robot, summary_of, unusual  # noqa: E402
+from bag_results import any_result, bag, digest, GOAL, robot, summary_of, unusual  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from training.bag_report import text, write  # noqa: E402
 from training.bag_summary import BagResult, summarise  # noqa: E402
@@ -62,7 +62,7 @@ def test_page_holds_pictures_and_needs_nothing_from_elsewhere(tmp_path):
     assert not re.search(r'https?:|//|url\(|@import', re.sub(r'base64,[^"]*', '', content))
     assert 'script' not in page.tags and 'link' not in page.tags
     words = ' '.join(page.words)
-    for expected in ('a title', 'pose[1]', 'drive linear.x', 'm/s', 'ab' * 32, 'bag_0.mcap',
+    for expected in ('a title', 'pose[1]', 'drive linear.x', 'm/s', digest('bag'), 'bag_0.mcap',
                      '-1 to 1'):
         assert expected in words
     told = json.loads((tmp_path / 'new' / 'report' / 'report.json').read_text())
@@ -115,6 +115,34 @@ def test_text_begins_with_what_is_gravest_and_tells_the_clock():
         bag(spec, clock=clock), bag(spec, 'broken', clock=clock, refused='no topic pose'),
         spec=spec))
     assert 'no topic pose' in shown.splitlines()[2] and '/clock (2 bags)' in shown
+
+
+def test_long_names_are_cut_to_their_beginning_in_the_text():
+    name = 'front-left-' * 8
+    summary = summary_of(bag(robot(), name, refused='it is damaged'))
+    summary['signals'][0]['name'] = name
+    shown = text(summary)
+    assert f'error: {name[:37]}...: The bag was refused' in shown
+    assert f'\n{name[:37]}...: 2,000 messages' in shown
+
+
+def test_clock_line_is_wrapped_at_words():
+    spec = robot(clock='header')
+    topics = {f'a_robot/sensors/range_{i}': 1000 + i for i in range(9)}
+    clock = {'source': '/clock', 'set_back': 0, 'out_of_order': 1234, 'without_time': 5678,
+             'too_late': topics, 'speed': 0.987}
+    summary = summary_of(bag(spec, clock=clock), spec=spec)
+    lines = text(summary).splitlines()
+    begin = next(i for i, line in enumerate(lines) if line.startswith('clock: '))
+    rows = [lines[begin], *(line for line in lines[begin + 1:] if line.startswith('    '))]
+    assert 2 <= len(rows) <= 4 and max(map(len, rows)) <= 99
+    assert ' '.join(' '.join(rows).split()).endswith(
+        'a_robot/sensors/range_3: 1,003 and 5 more topics')
+
+
+def test_no_estimate_of_the_behaviour_is_said(tmp_path):
+    _, page = page_of(tmp_path, [bag(robot(), n=50)])
+    assert 'No estimate: the decisions are too few' in ' '.join(page.words)
 
 
 def test_names_of_files_that_are_no_text_are_written(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
-from bag_results import any_result, bag, GOAL, robot, summary_of  # noqa: E402
+from bag_results import any_result, bag, copy_of, digest, GOAL, robot, summary_of  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from training.bag_summary import summarise  # noqa: E402
 
@@ -35,7 +35,7 @@ def test_numbers_are_those_of_the_bags():
     assert [h['name'] for h in shown] == ['drive linear.x', 'drive angular.z']
     assert sum(shown[0]['counts']) == 3000 and shown[0]['limits'] == [-1.0, 1.0]
     assert [b['bag'] for b in summary['bags']] == ['a', 'b']
-    assert summary['bags'][0]['files'] == {'a_0.mcap': 'ab' * 32}
+    assert summary['bags'][0]['files'] == {'a_0.mcap': digest('a')}
     json.dumps(summary, allow_nan=False)
 
 
@@ -74,6 +74,23 @@ def test_shares_of_all_bags_are_weighted_by_their_messages():
     drive, = summary['commands']
     assert drive['dimensions'][0]['outside_limits'] == pytest.approx(0.25)
     assert drive['dimensions'][1]['outside_limits'] == 0
+
+
+def test_copies_are_told_and_left_out_of_the_behaviour():
+    one, other = bag(robot(), 'one', 600), bag(robot(), 'other', 500, seed=1)
+    copies = [copy_of(one, 'again'), copy_of(one, 'once more')]
+    summary = summary_of(one, other, *copies)
+    assert summary['copies'] == [['one', 'again', 'once more']]
+    assert summary['behaviour'] == summary_of(one, other)['behaviour']
+    assert summary['behaviour']['decisions'] == 1100
+    assert summary['totals']['decisions'] == 2300
+
+
+def test_bags_whose_files_were_not_read_or_are_others_are_no_copies():
+    results = [bag(robot(), name, 100, files={}) for name in 'ab']
+    more = bag(robot(), 'c', 100)
+    longer = bag(robot(), 'd', 100, files={**more.account['files'], 'd_1.mcap': 'cd' * 32})
+    assert summary_of(*results, more, longer)['copies'] == []
 
 
 def test_histograms_of_a_signal_with_history_are_of_its_newest_frame():

@@ -143,6 +143,49 @@ def test_notes_of_the_reader_are_said_once():
     assert warned(summary_of(many), 'bags', '30 more notes')
 
 
+def test_copies_of_a_recording_are_named():
+    first = bag(robot(), 'a')
+    again = [made.copy_of(first, f'b{i}') for i in range(5)]
+    assert warned(summary_of(first, again[0]), 'bags', 'a and b0 are copies of one recording')
+    assert warned(summary_of(first, *again), 'bags', 'a, b0, b1, b2 and 2 more bags are copies of')
+    assert summary_of(first, bag(robot(), 'c'))['warnings'] == []
+    many = [result for i in range(25) for other in [bag(robot(), f'{i}', 20)]
+            for result in (other, made.copy_of(other, f'{i}x'))]
+    found = [w['text'] for w in summary_of(*many)['warnings'] if w['about'] == 'bags']
+    assert len(found) == 21 and 'copies too: 5;' in found[-1]
+
+
+@pytest.mark.parametrize(('reason', 'advice'), [
+    ('a signal was too old between its tick and the next one',
+     ' Raise `max_age` of the signal to more than the interval between its messages, if what'),
+    ('pose (topic /history/missing): not finite, [#]', ' Check `fields`: use numbers'),
+    ('drive (topic cmd_vel): not finite', ' Check `fields`: use numbers'),
+    ('pose (topic stale2): missing, no message of type std_msgs/msg/Empty came yet',
+     ' Check `topic` and `type`'),
+])
+def test_advice_is_that_for_the_reason_and_not_for_a_name(reason, advice):
+    summary = summary_of(bag(robot(), decisions=100, unused={reason: 1900}))
+    text, = (w['text'] for w in summary['warnings'] if w['about'] == 'ticks')
+    assert f'(1,900 times).{advice}' in text
+
+
+@pytest.mark.parametrize(('operation', 'words'), [
+    ({'sectors': {'count': 2, 'reduce': 'min', 'max': 3.5, 'min': 0.1}},
+     '`min` and `max` of `sectors`'),
+    ({'scale': 2.0}, '`fields` and `operations`'), (None, 'Check `fields`: use numbers')])
+def test_advice_for_numbers_that_are_not_finite_names_the_operations(operation, words):
+    spec = robot(signal={'operations': [operation]} if operation else {})
+
+    def never_finite(streams):
+        streams['pose'][3][:] = np.nan
+    result = bag(spec, change=never_finite, decisions=0,
+                 unused={'pose (topic pose): not finite, [#, #]': 2000})
+    summary = summary_of(result, spec=spec)
+    assert warned(summary, 'ticks', words)
+    assert warned(summary, 'pose', words)
+    assert warned(summary, 'pose', '100 % of the values of pose[0] are NaN or infinite')
+
+
 def test_several_signals_in_simulated_time_need_the_clock_of_the_headers():
     data = robot().to_dict()
     data['observations'].append({**data['observations'][0], 'name': 'twist', 'topic': 'twist'})
@@ -170,11 +213,66 @@ def test_clock_of_the_headers_is_told_and_its_late_samples_are_a_warning():
     assert summary['clock'] == {
         'sources': {'/clock': 2}, 'speed_median': pytest.approx(0.6), 'speed_lowest': 0.5,
         'speed_highest': 0.7, 'set_back': 2, 'out_of_order': 4, 'without_time': 6,
-        'too_late': {'pose': 80}}
-    assert warned(summary, 'pose', 'tick that their stamp belongs to: 80 of 4,000.')
-    assert warned(summary, 'pose', '`tick: arrival`')
+        'none_timed': [], 'too_late': {'pose': 80}}
+    assert warned(summary, 'late samples', 'belongs to (or is): pose 80 of 4,000.')
+    assert warned(summary, 'late samples', '`tick: arrival`')
     assert warned(summary, 'clock', 'set back 2 times')
     assert not warned(summary, 'pose', 'the log (median)')
+
+
+@pytest.mark.parametrize(('late', 'level'), [
+    ({'pose': 99}, 'note'), ({'pose': 100}, 'warning'), ({'pose': 99, 'twist': 1000}, 'warning'),
+    ({'pose': 0}, None), ({}, None)])
+def test_late_samples_are_one_warning_or_a_note_where_they_are_few(late, level):
+    data = robot(clock='header').to_dict()
+    data['observations'].append({**data['observations'][0], 'name': 'twist', 'topic': 'twist'})
+    clock = {'source': '/clock', 'set_back': 0, 'out_of_order': 0, 'without_time': 0,
+             'too_late': late}
+    result = bag(robot(), clock=clock)
+    del result.samples['decisions']
+    result.account['streams'].append(
+        {**result.account['streams'][0], 'name': 'twist', 'topic': 'twist'})
+    warnings = summary_of(result, spec=specs.parse(data, 'robot'))['warnings']
+    assert [w['level'] for w in warnings if w['about'] == 'late samples'] == [level] * bool(level)
+    assert not any('logged after the tick' in w['text'] for w in warnings
+                   if w['about'] != 'late samples')
+
+
+def test_of_many_topics_with_late_samples_four_are_named_the_worst_first():
+    clock = {'source': '/clock', 'set_back': 0, 'out_of_order': 0, 'without_time': 0,
+             'too_late': {f't{i}': i for i in range(9)}}
+    spec = robot(clock='header')
+    assert warned(summary_of(bag(spec, clock=clock), spec=spec), 'late samples',
+                  't8 8 of 0, t7 7 of 0, t6 6 of 0, t5 5 of 0 and 4 more topics. Here')
+
+
+def untimed(name='none', **more):
+    """Return the result of a bag in whose headers' clock no message has a time."""
+    clock = {'source': 'headers', 'set_back': 0, 'out_of_order': 0, 'without_time': 4000,
+             'too_late': {}}
+    result = bag(robot(clock='header'), name, n=1, clock=clock)
+    result.account.update({'messages': 0, 'ticks': 0, 'decisions': 0, **more}, streams=[])
+    return BagResult(result.account, {}, [])
+
+
+def test_bag_without_the_clock_of_the_headers_is_an_error_before_all_others():
+    spec = robot(clock='header')
+    refused = BagResult(BagAccount('broken', {}, refused='no topic pose').to_dict(), {}, [])
+    warnings = summary_of(refused, untimed(), spec=spec)['warnings']
+    assert warnings[0]['level'] == 'error' and warnings[0]['about'] == 'clock'
+    assert 'neither /clock nor a header stamp in what is observed' in warnings[0]['text']
+    assert 'Use `clock: received`' in warnings[0]['text']
+    assert [w['about'] for w in warnings if w['level'] == 'error'] == ['clock', 'broken']
+    only = summary_of(untimed(), spec=spec)['warnings']
+    assert [w['level'] for w in only] == ['error'] and ' of none' not in only[0]['text']
+
+
+def test_bags_without_the_clock_of_the_headers_are_named_where_others_have_one():
+    spec = robot(clock='header')
+    summary = summary_of(bag(spec), untimed('x'), untimed('y'), spec=spec)
+    assert warned(summary, 'clock', 'what is observed of x and y, or none of them is filled in')
+    assert summary_of(bag(spec), untimed(refused='it is damaged'), spec=spec)[
+        'clock']['none_timed'] == []
 
 
 @pytest.mark.parametrize(('spec', 'about', 'words'), [
@@ -192,7 +290,10 @@ def test_rates_that_do_not_fit_the_ticks_are_said(spec, about, words):
 
 @pytest.mark.parametrize(('rewards', 'returns', 'task', 'equal'), [
     (-1.0, -50.0, GOAL, True), (-1.0, -49.0, GOAL, False), (np.nan, np.nan, None, False),
-    (0.0, 0.0, GOAL, True), (0.0, 1.0, GOAL, False)])
+    (0.0, 0.0, GOAL, True), (0.0, 1.0, GOAL, False),
+    # What float32 makes of the reward, of several.
+    (np.float32(-0.7) + np.tile([0, 6e-8, -6e-8, 6e-8], 500), 50 * -0.7, GOAL, True),
+    (-0.7 + np.tile([0, 1e-4], 1000), 50 * -0.7, GOAL, False)])
 def test_rewards_are_equal_only_where_the_returns_say_so_too(rewards, returns, task, equal):
     # One that is not among the decisions drawn shows in the returns.
     result = bag(robot())
@@ -213,6 +314,30 @@ def test_absent_terminals_are_said_of_a_task_that_has_them(task, said):
     result = bag(robot())
     result.episodes = [(length, value, False) for length, value, _ in result.episodes]
     assert warned(summary_of(result, task=task), 'reward', 'true terminal') is said
+
+
+def test_one_other_reward_that_was_not_drawn_denies_that_all_are_equal():
+    result = bag(robot())
+    result.samples['decisions'][:, -1] = -1.0
+    result.episodes = [(50, -50.0, True)] * 2000
+    assert warned(summary_of(result), 'reward', 'All rewards are -1:')
+    result.episodes[77] = (50, -49.0, True)
+    assert not warned(summary_of(result), 'reward', 'All rewards')
+
+
+@pytest.mark.parametrize(('limits', 'said'), [
+    ((-0.5, 0.5), True), ((-0.5, 1.0), False), ((-1.0, 0.5), False)])
+def test_limits_that_are_only_what_was_seen_are_said_to_be(limits, said):
+    lower, upper = limits
+    dimension = {'kind': 'velocity', 'unit': 'm/s', 'lower': lower, 'upper': upper,
+                 'stop': 'zero'}
+    spec = robot(command={'dimensions': [dimension, dimension]})
+
+    def clipped(streams):
+        streams['drive'][3][:] = np.clip(2 * streams['drive'][3], -0.5, 0.5)
+    summary = summary_of(bag(spec, change=clipped), spec=spec)
+    assert warned(summary, 'drive', 'at a limit')
+    assert warned(summary, 'drive', ', or the limits are only what was seen in this bag. ') is said
 
 
 def test_short_and_single_episodes_are_said():

@@ -55,6 +55,21 @@ def test_action_that_never_varies_leaves_nothing_open_beside_one_that_does():
     assert share_of(observations, actions) < NEAR_DETERMINISTIC
 
 
+def test_share_is_never_more_than_all():
+    noise = np.random.default_rng(7).normal(size=(COUNT, 4))
+    # Nothing of it is known from the observation, and a map is a little worse than the mean.
+    for size in (2, 20):
+        assert 0.8 < share_of(walk(size), noise) <= 1
+    inputs = np.random.default_rng(8).normal(size=(300, 20))
+    assert share_of(inputs, noise[:300]) == 1
+
+
+def test_maps_that_are_worse_than_the_mean_are_no_estimate():
+    # Of a single movement: what fits one part of it is far off in the others.
+    walked = np.random.default_rng(1).normal(size=(120, 12)).cumsum(0)
+    assert share_of(walked[:, :10], walked[:, 10:]) is None
+
+
 def test_estimate_needs_decisions_and_actions_that_vary():
     observations = walk()
     assert share_of(observations[:60], observations[:60]) is None

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import multiprocessing
 import os
 from pathlib import Path
 import signal
@@ -21,7 +22,7 @@ from idql_ros import message as messages  # noqa: E402
 import recording as rec  # noqa: E402
 from recording import drive, MS, Recording, robot, T  # noqa: E402
 from training import alignment, conversion  # noqa: E402
-from training.conversion import Conversion, convert, convert_bags  # noqa: E402
+from training.conversion import align_bags, Conversion, convert  # noqa: E402
 from training.datasets import DatasetError, load_minari  # noqa: E402
 from training.rewards import RewardError, Task  # noqa: E402
 from training.storage import Bag, BagError  # noqa: E402
@@ -43,7 +44,7 @@ def converted(paths, folder, spec=None, task=None, **options):
 
 def refusal(path, spec):
     """Return the text that refuses a bag."""
-    result, = convert_bags([path], Conversion(spec, None), [None], 1)
+    result, = align_bags([path], Conversion(spec, None), 1)
     text = result.account['refused']
     assert text.startswith(f'{path}: ') and '\n' not in text
     return text.removeprefix(f'{path}: ')
@@ -130,7 +131,8 @@ def test_refused_bag_writes_no_dataset_and_the_others_wait_to_be_resumed(tmp_pat
     with pytest.raises(BagError, match='bad'):
         converted([bad, *good], tmp_path / 'datasets', report=reported.extend)
     assert [bool(result.account['refused']) for result in reported] == [True, False, False]
-    assert left_in(tmp_path / 'datasets') == ['.converting-test-drive-v0']
+    assert left_in(tmp_path / 'datasets') == [
+        conversion.staging_folder(ID, tmp_path / 'datasets').name]
     aligned = []
     align = alignment.align
     monkeypatch.setattr(alignment, 'align', lambda *a: aligned.append(a) or align(*a))
@@ -155,9 +157,41 @@ def test_notes_of_the_reader_are_kept_also_of_a_bag_refused_midway(tmp_path, mon
 
     monkeypatch.setattr(Bag, 'messages', noting)
     path = drive(4).save(tmp_path / 'bag')
-    result, = convert_bags([path], Conversion(robot(), None), [None], 1)
+    result, = align_bags([path], Conversion(robot(), None), 1)
     assert result.account['notes'] == ['decoded as in the bag']
     assert bool(result.account['refused']) is damaged
+
+
+def test_two_conversions_to_one_id_do_not_meet(tmp_path):
+    path = drive(4).save(tmp_path / 'bag')
+    refused = []
+
+    def meanwhile(_):
+        with pytest.raises(BagError, match='another is going on') as error:
+            converted([path], tmp_path / 'datasets', task=reach(3.0), resume=True)
+        refused.append(error)
+
+    dataset, metadata = converted([path], tmp_path / 'datasets', report=meanwhile)
+    assert refused and json.loads(metadata['task']) == json.loads(reach(2.0).to_json())
+    assert dataset.rewards.tolist() == [-1, 0, -1]
+
+
+def test_process_that_is_killed_is_told_and_the_others_end(tmp_path, monkeypatch):
+    (tmp_path / 'my_end.py').write_text(
+        'import os, signal\n'
+        'def score(steps):\n'
+        '    os.kill(os.getpid(), signal.SIGKILL)\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    paths = [drive(4, first=10 * k).save(tmp_path / f'bag_{k}') for k in range(3)]
+    with pytest.raises(BagError, match='ended with -9.*--resume'):
+        converted(paths, tmp_path / 'datasets', task=Task({'my_end:score': {}}), jobs=2)
+    assert multiprocessing.active_children() == []
+
+
+def test_ids_that_differ_by_a_slash_have_folders_of_their_own(tmp_path):
+    assert conversion.staging_folder('aa/bb-v0', tmp_path) != (
+        conversion.staging_folder('aa-bb-v0', tmp_path))
 
 
 def test_resuming_with_another_task_or_bag_begins_anew(tmp_path):
@@ -191,11 +225,14 @@ def test_interrupted_conversion_leaves_no_dataset_and_is_resumed(tmp_path, numbe
                '--jobs', '2']
     child = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     staging = conversion.staging_folder(ID, tmp_path / 'datasets')
-    while not list(staging.glob('*.json')):
-        assert child.poll() is None, child.stderr.read()
-        time.sleep(0.01)
-    child.send_signal(number)
-    _, error = child.communicate(timeout=20)
+    try:
+        while not list(staging.glob('*.json')):
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.01)
+        child.send_signal(number)
+        _, error = child.communicate(timeout=20)
+    finally:
+        child.kill()
     assert child.returncode == 1 and 'Traceback' not in error
     assert 'interrupted; no dataset was written. Bags that are done: 1' in error
     assert left_in(tmp_path / 'datasets') == [staging.name]
@@ -252,8 +289,8 @@ def test_message_that_a_command_cannot_be_read_from_is_named(tmp_path):
 
 def test_frame_that_the_spec_does_not_state_is_refused(tmp_path):
     path = drive(4).save(tmp_path / 'bag')
-    result, = convert_bags(
-        [path], Conversion(robot(({**rec.ODOMETRY, 'frame_id': 'map'},)), None), [None], 1)
+    result, = align_bags(
+        [path], Conversion(robot(({**rec.ODOMETRY, 'frame_id': 'map'},)), None), 1)
     assert result.episodes == []
     assert any('map' in reason for reason in result.account['unused'])
     command = {**rec.VELOCITY, 'frame_id': 'map'}

@@ -3,6 +3,11 @@
 from dataclasses import replace
 import json
 import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
 import tracemalloc
 import warnings
 
@@ -33,6 +38,7 @@ from training.datasets import (
 )
 from training.rewards import Steps, Task
 
+ROOT = Path(__file__).parents[1]
 SPEC = json.dumps({'name': 'r\u00f6bot', 'actions': [
     {'dimensions': [{'lower': -1.0, 'upper': 0.1}]}, {'dimensions': [{'lower': -2, 'upper': 3}]}]})
 
@@ -264,6 +270,120 @@ def test_after_an_error_there_is_no_shard_and_the_one_before_stays(tmp_path):
         next(read_shard(tmp_path / 'none.h5'))
 
 
+# Full disks
+
+
+WRITES = """
+import resource, signal, sys
+from pathlib import Path
+import numpy as np
+from training.datasets import DatasetError, Episode, ShardWriter, write_minari
+
+kind, root, spec, limit, steps, count = sys.argv[1:]
+if int(limit):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+n = int(steps)
+rng = np.random.default_rng(0)
+episodes = (Episode(
+    rng.normal(size=(n + 1, 3)), rng.normal(size=(n, 2)), rng.normal(size=n), False, True,
+    rng.normal(size=(n, 3)), np.ones(n, int)) for _ in range(int(count)))
+try:
+    if kind == 'shard':
+        with ShardWriter(Path(root) / 'shard.h5') as shard:
+            for episode in episodes:
+                shard.add(episode)
+    else:
+        write_minari(episodes, 'demo/test-v0', root, {}, spec)
+except DatasetError as error:
+    sys.exit(f'error: {error}')
+"""
+
+
+def run_writes(kind, root, limit=0, steps=10_000, count=20):
+    """Write about half a MB an episode in a process of its own: a full disk may crash it."""
+    return subprocess.run(
+        [sys.executable, '-c', WRITES, kind, str(root), SPEC, str(limit), str(steps), str(count)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def assert_refused_for_room(done, kind, found):
+    assert done.returncode == 1, done.stderr
+    assert re.fullmatch(rf'error: .*{"shard.h5" if kind == "shard" else "test-v0"}: expected room '
+                        rf'for [\d.]+ MB more, found {found}; free space.*\n', done.stderr)
+    assert ('--resume' in done.stderr) == (kind == 'shard')
+
+
+@pytest.mark.parametrize('kind', ['shard', 'dataset'])
+@pytest.mark.parametrize('limit', [20_000, 1_500_000, 4_000_000])
+def test_file_that_may_not_grow_is_told_in_one_line_and_nothing_is_left(tmp_path, kind, limit):
+    assert_refused_for_room(run_writes(kind, tmp_path, limit), kind, "the error 'File too large'")
+    assert not list(tmp_path.iterdir())
+    assert run_writes(kind, tmp_path).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a file system of 6.2 MB."""
+    folder = tmp_path / 'disk'
+    folder.mkdir()
+    if shutil.which('mount') is None or subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', 'size=6200k', 'tmpfs', folder],
+            capture_output=True).returncode:
+        pytest.skip('cannot mount a file system: needs root')
+    yield folder
+    subprocess.run(['umount', folder], check=True)
+
+
+@pytest.mark.parametrize('kind', ['shard', 'dataset'])
+@pytest.mark.parametrize('filled', [0, 3_000_000, 6_150_000])
+def test_full_disk_is_told_in_one_line_and_nothing_is_left(small_disk, kind, filled):
+    (small_disk / 'other').write_bytes(bytes(filled))
+    done = run_writes(kind, small_disk)
+    assert_refused_for_room(done, kind, r'[\d.]+ MB free')
+    assert [path.name for path in small_disk.iterdir()] == ['other']
+
+
+def test_many_small_episodes_fill_a_disk_without_a_crash(small_disk):
+    for kind in ('shard', 'dataset'):
+        done = run_writes(kind, small_disk, steps=5, count=3000)
+        assert_refused_for_room(done, kind, r'[\d.]+ MB free')
+        assert not list(small_disk.iterdir())
+
+
+def test_room_that_was_taken_and_not_needed_is_given_back(tmp_path):
+    with ShardWriter(tmp_path / 'shard.h5') as shard:
+        for each in FULL:
+            shard.add(each)
+    data = write(tmp_path, FULL) / 'data'
+    for path in (tmp_path / 'shard.h5', data / 'main_data.hdf5'):
+        assert path.stat().st_size < 150_000, path
+        assert path.stat().st_blocks * 512 < 200_000, path
+
+
+def test_what_a_killed_run_left_goes_when_the_next_one_begins(tmp_path):
+    temporary = tmp_path / '.writing-demo__test-v0'
+
+    def killed():
+        yield episode(2)
+        assert temporary.is_dir()
+        shutil.copytree(temporary, tmp_path / 'copy')
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, killed())
+    (tmp_path / 'copy').rename(temporary)
+    write(tmp_path, [episode(4)])
+    assert [p.name for p in tmp_path.iterdir()] == ['demo']
+    # Killed after the dataset before gave up its name.
+    temporary.mkdir()
+    (tmp_path / 'demo/test-v0').rename(temporary / '.replaced')
+    with pytest.raises(DatasetError, match='exists'):
+        write(tmp_path, [episode(2)])
+    assert [p.name for p in tmp_path.iterdir()] == ['demo']
+    assert [len(e.rewards) for e in read_episodes('demo/test-v0', tmp_path)] == [4]
+
+
 # Judged and cut
 
 
@@ -346,7 +466,7 @@ def test_dataset_stays_until_the_one_that_replaces_it_is_complete(tmp_path, monk
         rename(source, target, **options)
 
     monkeypatch.setattr(os, 'rename', refuse)
-    with pytest.raises(OSError, match='no room'):
+    with pytest.raises(DatasetError, match='test-v0: cannot be written: no room'):
         write(tmp_path, [episode(2)], overwrite=True)
     assert len(load_minari('demo/test-v0', tmp_path)[0].rewards) == 4
     assert [p.name for p in tmp_path.iterdir()] == ['demo']
@@ -377,9 +497,10 @@ def test_unfit_episodes_are_refused_in_one_line_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('dataset_id', ['reach', '../reach-v0', '/reach-v0', 'demo/reach-vx'])
-def test_malformed_id_is_refused(tmp_path, dataset_id):
-    with pytest.raises(DatasetError, match='dataset id'):
+@pytest.mark.parametrize('dataset_id', [
+    'reach', '../reach-v0', '/reach-v0', 'demo/reach-vx', 'x/full-v0'])
+def test_malformed_id_is_refused_with_what_minari_allows(tmp_path, dataset_id):
+    with pytest.raises(DatasetError, match='dataset id: .* digits, - and _, a namespace of two'):
         write_minari([episode(2)], dataset_id, tmp_path, {}, SPEC)
 
 

@@ -76,7 +76,7 @@ def test_ticks_are_in_simulated_time_however_fast_it_runs(speed, clocked):
 
 
 def test_available_is_what_was_stamped_by_the_tick_and_the_late_ones_are_counted():
-    spec = robot((rec.ODOMETRY, rec.JOINTS), **CLOCKED)
+    spec = robot((rec.ODOMETRY, {**rec.JOINTS, 'max_age': 0.6}), **CLOCKED)
     recording = simulated(6, spec=spec)
     # The joints' state of each tick is logged 150 ms after its stamp, when the tick has passed.
     for k in range(1, 7):
@@ -138,7 +138,7 @@ def test_nothing_waits_for_a_clock_that_never_comes():
         recording.add('position', [k, 0], 0, WALL + k * MS)
         recording.add_message('cmd_vel', velocity(1), WALL + k * MS)
     account = new_account('bag', spec)
-    clock = header_clock.HeaderClock(spec, {'odom'}, account.clock)
+    clock = header_clock.HeaderClock(spec, {'odom'}, set(), account.clock)
     assert list(clock.order(recording.logged())) == [] and clock._waiting == []
     assert account.clock['without_time'] == 100
 
@@ -150,3 +150,70 @@ def test_stamps_move_a_clock_that_was_not_recorded_to_the_end():
     found = stretches(recording)
     assert sum(len(s.steps.actions) for s in found) >= 16
     assert shape(found)[0][0][0] == 1
+
+
+def test_short_run_is_cut_from_the_one_after_a_reset_of_the_clock():
+    runs, wall_ns = [], 0
+    for ticks_made in (2, 4):  # of less than a second, the first
+        run = simulated(ticks_made, clocked=True)
+        runs += [(at_ns + wall_ns, *rest) for at_ns, *rest in run.entries]
+        wall_ns += 5 * 10**9
+    recording = simulated(1)
+    recording.entries = runs
+    account = new_account('bag', recording.spec)
+    assert shape(stretches(recording, account)) == [ticks(1, 2), ticks(1, 4)]
+    assert account.clock['set_back'] == 1
+
+
+def test_old_run_is_not_observed_after_a_reset():
+    spec = robot((rec.ODOMETRY, {**rec.JOINTS, 'max_age': 5}), **CLOCKED)
+    recording = simulated(6, spec=spec)
+    for k in range(30):
+        recording.add('joints', [1000, 0], 500 * MS + 100 * MS * k, WALL + (504 + 100 * k) * MS)
+    again = simulated(6, spec=spec)
+    recording.entries += [(at_ns + 30 * 10**9, *rest) for at_ns, *rest in again.entries]
+    account = new_account('bag', spec)
+    found = stretches(recording, account)
+    # The second run has no joints.
+    assert account.clock['set_back'] == 1 and [len(s.steps.actions) for s in found] == [5]
+
+
+def test_latched_signal_and_a_slow_one_are_no_resets():
+    goal = {**rec.JOINTS, 'latched': True}
+    del goal['max_age']
+    spec = robot((rec.ODOMETRY, goal), **CLOCKED)
+    recording = simulated(20, spec=spec)
+    for k in range(5):  # sent again and again with its first stamp
+        recording.add('joints', [7, 0], 500 * MS, WALL + (501 + 2000 * k) * MS)
+    account = new_account('bag', spec)
+    assert shape(stretches(recording, account)) == [ticks(1, 20)]
+    assert account.clock['set_back'] == 0
+    late = {**rec.JOINTS, 'max_age': 3.0}
+    recording = simulated(20, spec=robot((rec.ODOMETRY, late), **CLOCKED))
+    for k in range(90):
+        stamp_ns = 500 * MS + 100 * MS * k
+        recording.add('joints', [k, 0], stamp_ns, WALL + stamp_ns + 1_500 * MS)
+    account = new_account('bag', recording.spec)
+    found = stretches(recording, account)
+    assert account.clock['set_back'] == 0
+    # It counts when it came: at a tick it is 15 to 20 samples old, and none is of the future.
+    for stretch in found:
+        odometry = stretch.steps.observations[:, 0]
+        joints = stretch.steps.observations[:, 2]
+        assert ((5 * (odometry - 1) - joints >= 10) & (5 * (odometry - 1) - joints <= 21)).all()
+    assert sum(len(s.steps.actions) for s in found) >= 10
+
+
+def test_commands_of_a_pause_belong_to_the_moment_it_stands_at():
+    recording = simulated(6, clocked=True)
+    pause_ns = WALL + 1_705 * MS  # after the moment 1.7 s
+    recording.entries = [
+        (at_ns + 10 * 10**9 * (at_ns > pause_ns), *rest) for at_ns, *rest in recording.entries]
+    moment = messages.blank('rosgraph_msgs/msg/Clock')
+    moment.clock.sec, moment.clock.nanosec = 1, 700 * MS
+    for k in range(99):
+        recording.add_message('cmd_vel', velocity(-k), pause_ns + (50 + 100 * k) * MS)
+        recording.add_message('clock', moment, pause_ns + (60 + 100 * k) * MS)
+    (_, actions), = shape(stretches(recording))
+    # Of the tick at 1.5 s the pause's last command is the newest in its period.
+    assert actions == [0.1, 0.2, -98, 0.4, 0.5]

@@ -328,6 +328,146 @@ def test_stamp_is_the_headers_else_the_time_of_receipt():
     assert messages.stamp_ns(messages.blank('std_msgs/msg/Float64'), 7) == 7
 
 
+def header(**keys):
+    """Return an object of a class of its own, with what a Header has."""
+    return type('Header', (SimpleNamespace,), {})(
+        **{'stamp': SimpleNamespace(sec=3, nanosec=5), 'frame_id': 'map', **keys})
+
+
+@pytest.mark.parametrize('field', [
+    7, None, 'text', np.zeros(3), [], SimpleNamespace(stamp=5), header(stamp=1.5),
+    header(stamp=[]), type('Packet', (), {'stamp': header().stamp})()], ids=repr)
+def test_field_that_is_called_header_and_is_none_is_as_any_other(field):
+    message = SimpleNamespace(header=field, data=2.0)
+    for made in (message, SimpleNamespace(data=2.0)):
+        assert messages.header_of(made) is None
+        assert messages.stamp_ns(made, 7) == 7
+    made = stream('my_msgs/msg/Packet', 'data', frame_id='map')
+    assert messages.read(made, message).tolist() == [2.0]
+    with pytest.raises(MessageError, match='expected no frame_id, as the type has no header'):
+        messages.check_fields(made, message)
+    messages.write(made, np.array([3.0]), message, 10**9)
+    assert message.data == 3.0 and message.header is field
+
+
+def test_header_is_found_in_messages_of_any_origin():
+    message = SimpleNamespace(header=header())
+    assert messages.header_of(message) is message.header
+    assert messages.stamp_ns(message, 7) == 3 * messages.NS + 5
+    plain = messages.blank(ODOMETRY)
+    assert messages.header_of(plain) is plain.header
+    pytest.importorskip('nav_msgs.msg', reason='needs the ROS messages')
+    real = messages.ros_class(ODOMETRY)()
+    assert messages.header_of(real) is real.header
+
+
+def test_headers_of_more_classes_than_are_remembered_are_still_found():
+    for _ in range(2500):
+        assert messages.header_of(SimpleNamespace(header=header())) is not None
+
+
+def test_message_that_names_other_joints_only_is_not_for_a_stream():
+    arm = stream(JOINTS, 'position[elbow]', 'velocity[0]', 'velocity[wrist]')
+    gripper = stream(JOINTS, 'position[finger]', command=True)
+    by_index = stream(JOINTS, 'position[0:2]', joints=['elbow', 'wrist'])
+    of_arm, of_gripper = joint_state(['wrist', 'elbow']), joint_state(['finger'])
+    for _ in range(2):
+        assert messages.concerns(arm, of_arm) and not messages.concerns(arm, of_gripper)
+        assert messages.concerns(gripper, of_gripper) and not messages.concerns(gripper, of_arm)
+    for made in (arm, gripper, by_index):
+        # Names that are empty say nothing about whose they are.
+        assert messages.concerns(made, joint_state([]))
+        assert messages.concerns(made, joint_state(['finger', 'wrist']))
+    assert messages.concerns(by_index, of_gripper)
+    assert messages.concerns(stream(ODOMETRY, 'pose.pose.position.x'), messages.blank(ODOMETRY))
+    # One of several lists is enough.
+    both = stream('two_msgs/msg/Arms', 'left.position[a]', 'right.position[b]')
+    for left, right, expected in (('a', 'c', True), ('c', 'b', True), ('b', 'a', False)):
+        message = SimpleNamespace(left=joint_state([left]), right=joint_state([right]))
+        assert messages.concerns(both, message) is expected
+
+
+@pytest.mark.parametrize('points', [0, 1, 3])
+def test_trajectory_of_other_joints_is_not_for_a_command_whatever_came_before(points):
+    fields = 'points[0].positions[a]', 'points[0].positions[b]'
+    one = written(stream(TRAJECTORY, *fields, command=True), [0.5, -0.5])
+    other = written(stream(TRAJECTORY, *fields, command=True), [0.5, -0.5])
+    other.joint_names, other.points = ['c', 'd'], points * other.points
+    for order in ((one, other), (other, one)):
+        command = stream(TRAJECTORY, *fields, command=True)
+        for message in order:
+            assert messages.concerns(command, message) is (message is one)
+
+
+@pytest.mark.parametrize(('made', 'message'), [
+    (stream(JOINTS, 'positon[elbow]'), joint_state(['finger'])),
+    (stream(ODOMETRY, 'pose.covariance[x]'), messages.blank(ODOMETRY)),
+    (stream(TRAJECTORY, 'points[0].positions[a]'), messages.blank(TRAJECTORY)),
+    (stream(TRAJECTORY, 'points[0].positions[a]', command=True), messages.blank(TRAJECTORY)),
+    (stream(TRAJECTORY, 'points[0].positions[a]', command=True),
+     SimpleNamespace(points=[SimpleNamespace(positions=[1.0])])),
+    (stream('my_msgs/msg/Odd', 'x[a]'), SimpleNamespace(name=[header()], x=[1.0])),
+    (stream('my_msgs/msg/Odd', 'x[a]'), SimpleNamespace(name=7, x=[1.0])),
+])
+def test_message_that_cannot_be_read_for_another_reason_is_left_to_read(made, message):
+    for _ in range(2):
+        assert messages.concerns(made, message)
+        with pytest.raises(MessageError, match='topic here '):
+            messages.read(made, message)
+
+
+def test_joint_with_any_name_is_read_and_written():
+    names = ['robot::arm', '1_joint', 'joint#1 (left), x', '\u00e9paule']
+    made = stream(JOINTS, *[f'position[{name}]' for name in names])
+    message = written(made, [1, 2, 3, 4])
+    assert message.name == names
+    assert messages.read(made, message).tolist() == [1, 2, 3, 4]
+
+
+def test_field_with_capitals_is_read_and_a_constant_is_no_field():
+    message = SimpleNamespace(Wrench=SimpleNamespace(X=2.0))
+    assert messages.read(stream('my_msgs/msg/Sensor', 'Wrench.X'), message).tolist() == [2.0]
+    made = stream('sensor_msgs/msg/Range', 'ULTRASOUND')
+    pytest.importorskip('sensor_msgs.msg', reason='needs the ROS messages')
+    for text in ('ULTRASOUND', 'SLOT_TYPES[0]'):
+        made = stream('sensor_msgs/msg/Range', text)
+        with pytest.raises(MessageError, match='is not there: Range has the fields field_of_view'):
+            messages.check_fields(made, messages.ros_class(made.type)())
+
+
+@pytest.mark.parametrize(('message_type', 'field', 'values'), [
+    ('std_msgs/msg/Byte', 'data', [-56]), ('std_msgs/msg/Char', 'data', [200]),
+    ('std_msgs/msg/ByteMultiArray', 'data[0:3]', [3, -56, 0]),
+    ('std_msgs/msg/ByteMultiArray', 'data[1]', [-1]),
+    ('std_msgs/msg/UInt8MultiArray', 'data[0:3]', [3, 200, 0]), ('std_msgs/msg/Bool', 'data', [1]),
+    ('std_msgs/msg/UInt8', 'data', [200]), ('std_msgs/msg/Int8', 'data', [-56])])
+@pytest.mark.parametrize('operations', [[], [{'scale': 2}]], ids=['plain', 'operation'])
+def test_bytes_are_the_same_numbers_from_a_bag_and_from_ros(
+        message_type, field, values, operations):
+    typesys = pytest.importorskip('rosbags.typesys', reason='rosbags is not installed')
+    serialization = pytest.importorskip('rclpy.serialization', reason='rclpy is not installed')
+    typestore = typesys.get_typestore(typesys.Stores.ROS2_JAZZY)
+    new = messages.ros_class(message_type)
+    real = new()
+    kind = bytes if 'Byte' in message_type else bool if 'Bool' in message_type else int
+    numbers = [bytes([v % 256]) if kind is bytes else kind(v) for v in values]
+    real.data = numbers[0] if field == 'data' else 2 * numbers
+    of_rosbags = typestore.deserialize_cdr(
+        serialization.serialize_message(real), message_type)
+    made = stream(message_type, field, operations=operations)
+    messages.check_fields(made, new())
+    for message in (real, of_rosbags):
+        assert messages.read(made, message).tolist() == [
+            value * (2 if operations else 1) for value in values]
+
+
+@pytest.mark.parametrize('data', [b'', b'ab', 'a', [b'', b'ab']])
+def test_bytes_that_are_no_byte_are_no_number(data):
+    field = 'data[0]' if isinstance(data, list) else 'data'
+    with pytest.raises(MessageError, match='number'):
+        messages.read(stream('std_msgs/msg/Byte', field), SimpleNamespace(data=data))
+
+
 def test_command_carries_its_frame_and_a_signal_leaves_it():
     fields = ('geometry_msgs/msg/TwistStamped', 'twist.linear.x')
     assert written(stream(*fields, command=True, frame_id='odom'), [0]).header.frame_id == 'odom'
@@ -471,6 +611,30 @@ def test_trajectory_is_one_point_with_named_joints_and_its_time(new):
         assert len(point.velocities) == len(point.effort) == 0
 
 
+@pytest.mark.parametrize('first', ['one', 'none', 'three'])
+def test_command_is_read_from_a_trajectory_of_one_point_and_no_other(first):
+    fields = 'points[0].positions[b]', 'points[0].positions[a]'
+    command, signal = stream(TRAJECTORY, *fields, command=True), stream(TRAJECTORY, *fields)
+    one = written(command, [0.5, -0.5])
+    # What the node would send says when the point is reached, what was recorded may differ.
+    one.points[0].time_from_start.sec = 7
+    none, three = written(command, [0.5, -0.5]), written(command, [0.5, -0.5])
+    none.points, three.points = [], 3 * three.points
+    made = {'one': one, 'none': none, 'three': three}
+    for name in [first, *made]:
+        if name == 'one':
+            assert messages.read(command, one).tolist() == [0.5, -0.5]
+            continue
+        with pytest.raises(MessageError) as refused:
+            messages.read(command, made[name])
+        text = f'topic here ({TRAJECTORY}): expected one point, as is sent; found '
+        reason = ('none: an empty trajectory stops the controller' if name == 'none'
+                  else '3: the motion of a planner')
+        assert str(refused.value).startswith(text + reason)
+    # What is only observed may have as many points as its fields ask for.
+    assert messages.read(signal, three).tolist() == [0.5, -0.5]
+
+
 def test_each_list_is_written_by_the_names_around_it():
     def joints():
         return SimpleNamespace(name=[], position=[])
@@ -607,7 +771,8 @@ def test_plain_messages_become_the_bytes_that_ros_reads(made):
 
 @pytest.mark.parametrize(('message_type', 'field'), [
     ('std_msgs/msg/Bool', 'data'), ('std_msgs/msg/Int32', 'data'),
-    ('sensor_msgs/msg/Range', 'radiation_type'), ('std_msgs/msg/Int32MultiArray', 'data[0]')])
+    ('sensor_msgs/msg/Range', 'radiation_type'), ('std_msgs/msg/Int32MultiArray', 'data[0]'),
+    ('std_msgs/msg/Byte', 'data')])
 def test_command_of_whole_numbers_is_refused_before_it_is_sent(message_type, field):
     pytest.importorskip(f'{message_type.split("/")[0]}.msg', reason='needs the ROS messages')
     new = messages.ros_class(message_type)
@@ -618,3 +783,10 @@ def test_command_of_whole_numbers_is_refused_before_it_is_sent(message_type, fie
     with pytest.raises(MessageError, match=r'does not take \[0.5\]'):
         messages.write(made, np.array([0.5]), new(), 0)
     messages.check_fields(stream(message_type, field), new())
+
+
+def test_command_of_a_list_of_bytes_is_refused_before_it_is_sent():
+    pytest.importorskip('std_msgs.msg', reason='needs the ROS messages')
+    made = stream('std_msgs/msg/ByteMultiArray', 'data[0]', command=True)
+    with pytest.raises(MessageError, match='a command is of real numbers'):
+        messages.check_fields(made, messages.ros_class(made.type)())

@@ -72,6 +72,19 @@ def test_cos_sin_is_undone_and_lies_on_the_circle(angles):
     assert operations.invert(Operation('cos_sin'), pairs, len(angles)) == pytest.approx(angles)
 
 
+@given(quaternions(), st.floats(0.96, 1.04))
+def test_orientation_is_that_of_a_quaternion_which_is_not_quite_of_length_one(quaternion, length):
+    columns = operations.apply(Operation('rotation_6d'), quaternion)
+    assert operations.apply(Operation('rotation_6d'), length * quaternion) == pytest.approx(
+        columns, abs=1e-9)
+    if math.hypot(*columns[:2]) < 1e-3:  # the x axis is vertical: there is no yaw to speak of
+        return
+    yaw = operations.apply(Operation('yaw'), length * quaternion)
+    ahead = rotated(quaternion, np.array([1.0, 0.0, 0.0]))
+    assert np.hypot(*ahead[:2]) * np.array([math.cos(yaw[0]), math.sin(yaw[0])]) == pytest.approx(
+        ahead[:2], abs=1e-9)
+
+
 @given(ANGLES)
 def test_yaw_is_undone_by_the_level_unit_quaternion(angle):
     quaternion = operations.invert(Operation('yaw'), np.array([angle]), 4)

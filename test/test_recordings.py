@@ -14,7 +14,7 @@ pytest.importorskip('rosbags', reason='rosbags is not installed')
 pytest.importorskip('minari', reason='minari is not installed')
 from idql_ros import spec as specs  # noqa: E402
 from training import alignment  # noqa: E402
-from training.conversion import Conversion, convert, convert_bags  # noqa: E402
+from training.conversion import align_bags, Conversion, convert  # noqa: E402
 from training.datasets import load_minari  # noqa: E402
 from training.rewards import Task  # noqa: E402
 from training.storage import Bag, BagError, definitions, find  # noqa: E402
@@ -33,7 +33,7 @@ EXPECTED = {
     'cougars_auv': (75, 1, None),
     'epuck_webots': (155, 1, None),
     'husky_ur_le': (192, 1, None),
-    'p4_pitch45': (517, 1, 'history: # of # frames since the last gap'),
+    'p4_pitch45': (517, 1, 'history: 2 of 3 frames since the last gap'),
     'rosbag1': (416, 2, None),
     'selfdrive_test': (452, 3, f'velocity (topic /cmd_vel): {NO_COMMAND}'),
     'tb3_gz_tathya': (97, 1, None),
@@ -106,7 +106,7 @@ def test_decisions_are_those_that_the_times_of_the_log_allow(name):
 def test_every_message_of_the_topics_is_accounted_for(name):
     made, paths = conversion(name)
     for path in paths:
-        result, = convert_bags([path], made, [None], 1)
+        result, = align_bags([path], made, 1)
         assert not result.account['refused']
         topics = alignment.topics_of(made.spec, [])
         expected = (counted_in_sqlite(path, topics) if path.is_dir() and list(path.glob('*.db3'))
@@ -125,7 +125,7 @@ def test_clocks_that_disagree_are_seen():
     accounts = {}
     for name in ('cougars_auv', 'husky_ur_le', 'selfdrive_test', 'tb3_gz_tathya'):
         made, paths = conversion(name)
-        accounts[name], = (result.account for result in convert_bags(paths, made, [None], 1))
+        accounts[name], = (result.account for result in align_bags(paths, made, 1))
     skew = accounts['cougars_auv']['streams'][0]['stamps']['skew_s']['p50']
     assert 5.9 < skew / 86_400 < 6.1, 'six days'
     # 8 s of 47 are lost against the wall.
@@ -161,6 +161,6 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path, name, reason):
         'actions': [{'name': 'same', 'topic': topic, 'type': message_type, 'fields': ['data'],
                      'dimensions': [{'kind': 'velocity', 'unit': '1', 'lower': -1, 'upper': 1,
                                      'stop': 'zero'}]}]}, 'robot')
-    result, = convert_bags([path], Conversion(spec, None), [None], 1)
+    result, = align_bags([path], Conversion(spec, None), 1)
     refused = result.account['refused']
     assert refused and reason in refused and '\n' not in refused, refused

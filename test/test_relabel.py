@@ -3,10 +3,12 @@
 from dataclasses import replace
 import hashlib
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
 
+import h5py
 from idql_ros import spec as specs
 import minari
 import numpy as np
@@ -143,9 +145,47 @@ def test_a_dataset_may_replace_itself(tmp_path):
 ])
 def test_values_of_topics_that_were_not_read_need_the_bags(tmp_path, task):
     write(tmp_path, [stretch(0, 9)], BOTH)
-    with pytest.raises(RewardError, match=r'expected the values of \w+\.\w+ .* found score.data, '
-                                          'done.data topics; convert the bags with this task'):
+    with pytest.raises(RewardError, match=(
+            r'expected the values of \w+\.\w+ .* found score.data \(sum\), done.data \(any\); '
+            'convert the bags with this task')):
         relabel('demo/old-v0', tmp_path, task, 'new-v0')
+
+
+def test_topics_are_the_same_with_and_without_a_leading_slash(tmp_path):
+    write(tmp_path, [stretch(0, 9)], BOTH)
+    slashed = Task({'topic': {'topic': '/score', 'field': 'data'}},
+                   {'topic': {'topic': '/done', 'field': 'data'}})
+    relabel('demo/old-v0', tmp_path, slashed, 'new-v0')
+    assert_same(read_episodes('new-v0', tmp_path), read_episodes('demo/old-v0', tmp_path))
+    # And back, from a dataset that was converted with the others.
+    write(tmp_path, [stretch(0, 9)], slashed, 'other-v0')
+    relabel('other-v0', tmp_path, BOTH, 'back-v0')
+    assert_same(read_episodes('back-v0', tmp_path), read_episodes('demo/old-v0', tmp_path))
+
+
+def damage_metadata(folder):
+    path = folder / 'data/metadata.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'idql_ros_task': '{}'}))
+
+
+def drop_between(folder):
+    with h5py.File(folder / 'data/main_data.hdf5', 'a') as file:
+        for name in ('idql_ros_between', 'idql_ros_counts'):
+            del file['episode_0'][name]
+
+
+@pytest.mark.parametrize('damage', [
+    lambda folder: (folder / 'data/main_data.hdf5').write_bytes(b'no HDF5'),
+    lambda folder: os.truncate(folder / 'data/main_data.hdf5', 3000),
+    lambda folder: (folder / 'data/main_data.hdf5').unlink(),
+    damage_metadata, drop_between,
+])
+def test_damaged_dataset_is_named_in_one_line_and_nothing_is_written(tmp_path, damage):
+    damage(write(tmp_path, [stretch(0, 40)], TASKS[0]))
+    with pytest.raises(DatasetError, match="^dataset 'demo/old-v0'") as refused:
+        relabel('demo/old-v0', tmp_path, TASKS[1], 'new-v0')
+    assert '\n' not in str(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ['demo']
 
 
 def test_task_that_does_not_fit_the_robot_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Rewards and terminals of recorded decisions, and the tasks that name them."""
 
 from dataclasses import replace
+import importlib
 import pickle
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 hypothesis = pytest.importorskip('hypothesis', reason='hypothesis is not installed')
 from hypothesis import strategies as st  # noqa: E402
+from training import rewards as rewards_module  # noqa: E402
 from training.datasets import episodes_of  # noqa: E402
 from training.rewards import (  # noqa: E402
     action_cost,
@@ -401,6 +403,96 @@ def test_task_from_json_imports_nothing(own):
     task = Task.from_json('{"reward": {"own_rewards:score": {}}, "terminal": "reward"}')
     assert 'own_rewards' not in sys.modules
     assert task.needs == []
+
+
+def test_functions_are_imported_once_for_a_task_and_not_taken_to_another_process(
+    own, monkeypatch
+):
+    task = parse_task('own_rewards:score')
+    monkeypatch.setattr(rewards_module.importlib, 'import_module', None)
+    for _ in range(2):
+        assert task.judge(own)[0].tolist() == [1, 2]
+    task.check(2, 1)
+    assert 'gain' in task.own_source()
+    assert sorted(task.__getstate__()) == ['reward', 'terminal']
+    assert pickle.loads(pickle.dumps(task)) == task
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Return a function that writes modules into the current folder and tells a task's source."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'dont_write_bytecode', True)
+    before = set(sys.modules)
+
+    def forget():
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+
+    def source(task, **files):
+        for name, text in files.items():
+            path = tmp_path / f'{name.replace("__", "/")}.py'
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        forget()
+        return parse_task(task).own_source()
+
+    yield source
+    forget()
+
+
+PLAIN = ('def score(steps):\n'
+         '    none = np.zeros(len(steps.actions), bool)\n'
+         '    return none + GAIN, none\n')
+
+
+@pytest.mark.parametrize('names', [
+    ('plain', 'helper', 'from helper import GAIN'),
+    ('ours__goals', 'ours__deep', 'from .deep import GAIN'),
+    ('ours__goals', 'beside', 'from beside import GAIN'),
+])
+def test_source_is_another_when_a_module_that_it_imports_is(modules, names):
+    name, helper, line = names
+    task = f'{name.replace("__", ".")}:score'
+    files = {name: f'import numpy as np\n{line}\n' + PLAIN, 'unused': 'GAIN = 9\n'}
+    first = modules(task, **files, **{helper: 'GAIN = 1\n'})
+    assert 'def score' in first and 'GAIN = 1' in first
+    assert 'GAIN = 9' not in first and 'numpy/__init__' not in first
+    assert modules(task, **files, **{helper: 'GAIN = 1\n'}) == first
+    assert modules(task, **files, **{helper: 'GAIN = 2\n'}) != first
+
+
+def test_source_stays_when_judging_imports_more(modules, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    late = PLAIN.replace('(steps):\n', '(steps):\n    from late import GAIN\n')
+    first = modules('plain:score', plain='import numpy as np\n' + late, late='GAIN = 3\n')
+    parse_task('plain:score').judge(stretch([AWAY]))
+    assert 'late' in sys.modules
+    assert Task({'plain:score': {}}).own_source() == first
+
+
+def test_source_is_told_for_functions_of_no_module_and_for_compiled_ones(modules):
+    lost = 'import numpy as np\nGAIN = 4\n' + PLAIN + 'score.__module__ = None\n'
+    assert 'GAIN = 4' in modules('lost:score', lost=lost)
+    assert parse_task('lost:score').judge(stretch([AWAY]))[0].tolist() == [4]
+    for name in ('math:sqrt', 'time:sleep'):  # in a file of its own, and built in
+        task = parse_task(name)
+        task.check(2, 1)
+        assert task.own_source().startswith(f'# {name.partition(":")[0]}\n')
+        assert task.own_source().count('# ') == 1
+        with pytest.raises(RewardError, match=f'{name}: failed: TypeError'):
+            task.judge(stretch([AWAY]))
+
+
+@pytest.mark.parametrize('text, message', [
+    ('import sys\nsys.exit(3)', r'quits:score: cannot be imported .*SystemExit: 3 \(quits.py:2\)'),
+    ('import sys\ndef score(steps):\n    sys.exit()', r'failed: SystemExit \(quits.py:3\)'),
+])
+def test_own_module_that_would_end_the_tool_is_an_error(modules, text, message):
+    with pytest.raises(RewardError, match=message):
+        modules('quits:score', quits=text)
+        parse_task('quits:score').judge(stretch([AWAY]))
 
 
 # The rewards' scale

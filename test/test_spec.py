@@ -2,6 +2,7 @@
 
 import copy
 import json
+import operator
 from pathlib import Path
 import re
 
@@ -83,6 +84,15 @@ def places(data, path=()):
         yield (*path, key)
         if isinstance(value, (dict, list)):
             yield from places(value, (*path, key))
+
+
+def test_topics_of_other_namespaces_are_other_topics():
+    data = changed(('observations', 1, 'topic'), '~/joint_states')
+    data['actions'][1]['topic'] = '/base/arm/commands'
+    assert specs.parse(data, 'arm.yaml').actions[1].topic == '/base/arm/commands'
+    # The same topic may be observed and commanded.
+    data['actions'][1]['topic'] = 'odom'
+    assert specs.parse(data, 'arm.yaml').actions[1].topic == 'odom'
 
 
 def refusal(data):
@@ -186,6 +196,11 @@ DIMENSION = ('actions', 0, 'dimensions', 0)
     (('observations', 1, 'name'), 'joints', 'observations[1].name', 'used once', 'joints'),
     (('actions', 1, 'name'), 'joints', 'actions[1].name', 'used once', 'joints'),
     (('actions', 1, 'topic'), 'arm/commands', 'actions[1].topic', 'used once', 'arm/commands'),
+    (('actions', 1, 'topic'), '/arm/commands', 'actions[1].topic', 'used once', '/arm/commands'),
+    (('observations', 1, 'topic'), '/joint_states', 'observations[1].topic',
+     'joint_states, the same topic: write it as above', '/joint_states'),
+    (('actions', 1, 'topic'), '/odom', 'actions[1].topic',
+     'odom, the same topic: write it as above', '/odom'),
     (('observations', 1, 'type'), 'nav_msgs/msg/Odometry', 'observations[1].type',
      'sensor_msgs/msg/JointState, as stated above', 'nav_msgs/msg/Odometry'),
     (('observations', 1, 'operations', 0), 'log', 'observations[1].operations[0]',
@@ -321,6 +336,18 @@ def test_whatever_stands_anywhere_is_read_or_refused_in_one_line(junk):
     ('a: \x00', 'is not YAML'),
     ('!!python/object/apply:os.getcwd []', 'is not YAML'),
     ('name: !!python/name:os.system ', 'is not YAML'),
+    ('rate: 2020-99-99', 'is not YAML: what cannot be read as timestamp in "<unicode string>", '
+                         'line 1, column 7'),
+    ('rate: !!int "abc"', 'is not YAML: what cannot be read as int'),
+    ('rate: !!bool abc', 'is not YAML: what cannot be read as bool'),
+    ('rate: !!int ""', 'is not YAML: what cannot be read as int'),
+    ('rate: !!timestamp abc', 'is not YAML: what cannot be read as timestamp'),
+    ('!!map [1]', 'is not YAML: expected a mapping'),
+    ('rate: ' + 5000 * '9', 'is not YAML: what cannot be read as int'),
+    ('spec_version: 0x' + 5000 * 'f', 'spec_version: expected 1 (the version this release reads), '
+                                      'found int too long to be shown'),
+    ('? 0x' + 5000 * 'f' + '\n: 1', 'spec_version: expected 1, found nothing'),
+    (5000 * '[' + 5000 * ']', 'is not YAML: it is nested too deeply'),
     ('', 'top level: expected a mapping, found nothing'),
     ('- 1', 'top level: expected a mapping, found [1]'),
 ])
@@ -481,6 +508,8 @@ def test_trajectory_that_its_controller_would_refuse_is_refused(keys, expected):
 @pytest.mark.parametrize(('message_type', 'advice'), [
     ('sensor_msgs/msg/Image', 'images are not read: let a detector'),
     ('sensor_msgs/msg/CompressedImage', 'images are not read: let a detector'),
+    ('stereo_msgs/msg/DisparityImage', 'images are not read: let a detector'),
+    ('sensor_msgs/msg/PointCloud', 'point clouds are not read: use a sensor_msgs/msg/LaserScan'),
     ('sensor_msgs/msg/PointCloud2', 'point clouds are not read: use a sensor_msgs/msg/LaserScan'),
     ('tf2_msgs/msg/TFMessage', 'transforms are not looked up: use a geometry_msgs/msg/PoseStamp'),
 ])
@@ -514,6 +543,11 @@ def test_signals_of_one_topic_agree_on_the_frame_that_they_state():
     ('ranges[:]', ('ranges',), 0, None, None),
     ('position[base/pan-1.x]', ('position',), None, None, 'base/pan-1.x'),
     ('position[left wheel motor]', ('position',), None, None, 'left wheel motor'),
+    ('position[robot::arm]', ('position',), None, None, 'robot::arm'),
+    ('position[1_joint]', ('position',), None, None, '1_joint'),
+    ('position[joint#1 (left), \u00fc]', ('position',), None, None, 'joint#1 (left), \u00fc'),
+    ('Wrench.Force.X', ('Wrench', 'Force', 'X'), None, None, None),
+    ('Motors[1].Speed[2]', ('Motors', 1, 'Speed'), 2, 3, None),
     ('points[0].positions[0:6]', ('points', 0, 'positions'), 0, 6, None),
     ('points[0].positions[elbow]', ('points', 0, 'positions'), None, None, 'elbow'),
     ('poses[2].position.x', ('poses', 2, 'position', 'x'), None, None, None),
@@ -521,6 +555,15 @@ def test_signals_of_one_topic_agree_on_the_frame_that_they_state():
 ])
 def test_path_is_its_steps_and_what_it_takes_of_a_list(text, steps, start, stop, joint):
     assert specs.parse_path(text) == specs.FieldPath(text, steps, start, stop, joint)
+
+
+@pytest.mark.parametrize('text', [
+    'data[-1]', 'ranges[::2]', 'data[0:2:2]', 'data[1,2]', 'data[99999999999999999999]',
+    'position[ arm]', 'position[arm ]', 'position[a\nb]', 'position[a[b]', 'position[]', '_x',
+    '1x', 'x.__class__', 'Gr\u00f6\u00dfe'])
+def test_what_is_neither_an_index_nor_the_name_of_a_joint_or_field_is_no_path(text):
+    with pytest.raises(ValueError, match='expected a field path'):
+        specs.parse_path(text)
 
 
 @given(st.one_of(st.text(max_size=40), st.text('ab0:[].-/_ 19', max_size=40),
@@ -538,7 +581,7 @@ def test_any_path_is_parsed_or_refused_as_a_value_error(text):
 
 SECONDS = st.floats(1e-6, 1e6)
 NUMBERS = st.floats(-1e30, 1e30)
-NAMES = st.from_regex(r'[a-z]\w{0,8}', fullmatch=True).filter(str.isascii)
+NAMES = st.from_regex(r'[a-z][A-Za-z0-9_]{0,8}', fullmatch=True)
 SECTORS = st.fixed_dictionaries(
     {'count': st.integers(1, 5), 'reduce': st.sampled_from(['min', 'mean']),
      'max': st.floats(1, 100)}, optional={'min': st.floats(0, 0.9)})
@@ -554,9 +597,12 @@ TAKEN = st.one_of(
     st.tuples(st.lists(NAMES.map('position[{}]'.format), min_size=1, max_size=3), st.just([])))
 STREAMS = {'topic': NAMES, 'type': st.sampled_from(['a_msgs/msg/A', 'b_msgs/msg/B'])}
 MAYBE = {'frame_id': st.text(st.characters(exclude_characters='\n\r\x85\u2028\u2029'), max_size=9),
-         'qos': st.fixed_dictionaries({}, optional={
-             'depth': st.integers(1, 10000), 'durability': st.sampled_from(specs.DURABILITIES),
-             'reliability': st.sampled_from(specs.RELIABILITIES)})}
+         'qos': st.builds(
+             operator.or_, st.fixed_dictionaries({}, optional={'depth': st.integers(1, 10000)}),
+             # Whatever the defaults are, best effort does not meet transient local.
+             st.sampled_from([{}, {'reliability': 'reliable'}, {'durability': 'volatile'},
+                              {'reliability': 'best_effort', 'durability': 'volatile'},
+                              {'reliability': 'reliable', 'durability': 'transient_local'}]))}
 
 
 @st.composite

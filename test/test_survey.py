@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip('rosbags', reason='rosbags is not installed')
 from idql_ros import spec as specs  # noqa: E402
 from recording import MS, Recording, robot  # noqa: E402
+from rosbags.typesys import get_types_from_msg  # noqa: E402
 from training import storage  # noqa: E402
 from training.storage import BagError  # noqa: E402
 from training.survey import inspect, starting_spec, survey  # noqa: E402
@@ -283,6 +284,102 @@ def test_topic_that_cannot_be_decoded_is_told_and_the_others_are_measured(tmp_pa
     assert topics['/joint_states'].rate == pytest.approx(1000)
     assert topics['/said'].unreadable.startswith('said (std_msgs/msg/String): message 1, logged')
     assert 'cannot be read: said' in found.text()
+
+
+def two_publishers(path, arm_rate=50, finger_rate=5):
+    """Write a bag whose arm and gripper publish on one topic, the arm in two orders."""
+    messages = Messages()
+    for name, rate in (('arm', arm_rate), ('finger', finger_rate)):
+        for k in range(10 * rate):
+            now = T + k * 10**9 // rate + (MS if name == 'finger' else 0)
+            if name == 'finger':
+                message = messages.joints(now, [k], ['finger'])
+            elif k % 2:
+                message = messages.joints(now, [-k, k], ['knee', 'hip'])
+            else:
+                message = messages.joints(now, [k, -k], ['hip', 'knee'])
+            messages.add('joint_states', message, now)
+            if name == 'arm':
+                messages.add('cmd_vel', messages.twist(k, -k), now)
+    return messages.save(path)
+
+
+def test_joints_of_several_publishers_on_one_topic_are_a_signal_for_each_set(tmp_path):
+    found = survey(two_publishers(tmp_path / 'bag'))
+    topic = by_name(found)['/joint_states']
+    assert dict(topic.sets) == {
+        ('hip', 'knee'): pytest.approx(0.02), ('finger',): pytest.approx(0.2)}
+    fields = {f.path: f for f in topic.fields if f.path.startswith('position')}
+    assert {path: (f.minimum, f.maximum, f.names) for path, f in fields.items()} == {
+        'position[hip]': (0, 499, ('hip', 'knee')), 'position[knee]': (-499, 0, ('hip', 'knee')),
+        'position[finger]': (0, 49, ('finger',))}
+    assert 'messages name different joints: hip, knee; finger' in found.text()
+    spec = load(starting_spec(found), tmp_path)
+    assert {tuple(f.text for f in signal.fields): signal.max_age
+            for signal in spec.observations} == {
+        ('position[hip]', 'position[knee]'): pytest.approx(0.1),
+        ('position[finger]',): pytest.approx(0.6)}
+
+
+def test_command_is_of_joints_that_are_in_one_message(tmp_path):
+    messages = Messages()
+    for k in range(100):
+        for names in (['hip', 'knee'], ['finger']):
+            message = messages.joints(T, [k] * len(names), names)
+            messages.add('command/joints', message, T + 20 * MS * k + len(names) * MS)
+        messages.add('robot/pose', messages.pose(T, k / 100, 0.0), T + 20 * MS * k)
+    command, = load(starting_spec(survey(messages.save(tmp_path / 'bag'))), tmp_path).actions
+    assert [f.text for f in command.fields] == ['position[finger]']
+
+
+def test_name_twice_in_a_message_names_no_joint(tmp_path):
+    found = survey(robot_bag(tmp_path / 'bag', names=('hip', 'hip')))
+    paths = [f.path for f in by_name(found)['/joint_states'].fields]
+    assert paths == ['position[0:2]', 'velocity[0:2]']
+
+
+def test_field_name_that_holds_messages_names_no_joints(tmp_path):
+    messages = Messages()
+    store = messages._recording.typestore
+    store.register(get_types_from_msg(
+        'geometry_msgs/Vector3[] name\nfloat64[] x', 'my_msgs/msg/Odd'))
+    for k in range(20):
+        vector = messages.make('geometry_msgs/msg/Vector3', k, 0.0, 0.0)
+        messages.add('odd', messages.make('my_msgs/msg/Odd', [vector], np.array([2.0 * k])),
+                     T + k * MS)
+    topic, = survey(messages.save(tmp_path / 'bag')).topics
+    assert {f.path: f.maximum for f in topic.fields}['x[0:1]'] == 38
+
+
+@pytest.mark.parametrize('nothing', [np.inf, np.nan])
+@pytest.mark.parametrize('count', [10, 100])
+def test_what_was_never_finite_is_left_out_with_the_reason(tmp_path, nothing, count):
+    messages = Messages()
+    for k in range(100):
+        now = T + 20 * MS * k
+        messages.add('scan', messages.scan(now, [nothing] * count), now)
+        joints = messages.joints(now, [k, nothing])
+        messages.add('joint_states', joints, now)
+        messages.add('robot/pose', messages.pose(now, k / 100, np.nan), now)
+        messages.add('cmd_vel', messages.twist(k, -k), now)
+    text = starting_spec(survey(messages.save(tmp_path / 'bag')))
+    spec = load(text, tmp_path)
+    assert [f.text for signal in spec.observations for f in signal.fields] == [
+        'position[hip]', 'pose.position.x', 'pose.position.y']
+    assert ('#   /scan (sensor_msgs/msg/LaserScan): nothing but NaN or infinite in ranges['
+            in text)
+    assert '  # Left out of /joint_states: nothing but NaN or infinite in position[knee]' in text
+    assert '  # Left out of /robot/pose: nothing but NaN or infinite in pose.orientation.z' in text
+
+
+def test_folder_of_bags_is_told_from_a_bag(tmp_path):
+    one = robot_bag(tmp_path / 'runs' / 'one', 1)
+    assert inspect(tmp_path / 'runs', None, None) == inspect(one, None, None)
+    robot_bag(tmp_path / 'runs' / 'two', 1)
+    with pytest.raises(BagError) as refused:
+        inspect(tmp_path / 'runs', None, None)
+    assert str(refused.value).endswith(
+        f'found a folder with 2 bags: one, two; inspect one of them, such as {one}')
 
 
 def test_names_in_a_bag_do_not_steer_the_terminal(tmp_path):

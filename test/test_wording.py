@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from training.wording import counted, number, percent, rate, seconds
+from training.wording import counted, cut, listed, number, percent, rate, seconds
 
 
 @pytest.mark.parametrize(('value', 'said'), [
@@ -30,6 +30,19 @@ def test_share_that_is_not_all_or_nothing_does_not_look_like_it(share, said):
 def test_one_is_no_plural():
     assert [counted(count, 'bag') for count in (0, 1, 2, 1234)] == [
         '0 bags', '1 bag', '2 bags', '1,234 bags']
+
+
+@pytest.mark.parametrize(('items', 'said'), [
+    ('a', 'a'), ('ab', 'a and b'), ('abc', 'a, b and c'), ('abcd', 'a, b, c and 1 more topic'),
+    ('abcde', 'a, b, c and 2 more topics')])
+def test_long_list_says_how_many_more_there_are(items, said):
+    assert listed(list(items), 3, 'topic') == said
+
+
+def test_name_is_cut_to_its_beginning():
+    assert cut('x' * 40, 40) == 'x' * 40
+    assert cut('abc' * 14, 40) == ('abc' * 14)[:37] + '...'
+    assert cut('a\nb', 40) == 'a b'
 
 
 def test_unknown_rate_has_no_unit():

@@ -206,6 +206,12 @@ class StreamAccount:
         self._count_block()
         return self._drawn
 
+    @property
+    def none_readable(self) -> bool:
+        """Return whether there were messages, and none of them could be read."""
+        self._count_block()
+        return self._count > 0 and self._read == 0
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain data; times in s, shares from 0 to 1."""
         self._count_block()

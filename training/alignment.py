@@ -77,7 +77,6 @@ def task_topic(kind: str, topic: str, message_type: str, path: str, reduce: str)
 class _Decision:
     """A tick that waits for its command and for the next tick."""
 
-    tick_ns: int
     # The last moment whose commands answer it, in the clock of the ticks.
     end_ns: int
     # Command -> the newest before the tick: (time, numbers).
@@ -87,6 +86,8 @@ class _Decision:
     rewards: list[float] = field(default_factory=list)
     terminal: bool = False
     between: int = 0
+    # Whether a signal was too old at some moment since the tick.
+    stale: bool = False
 
 
 class _Rows:
@@ -164,29 +165,36 @@ class _Builder:
         ), self._continues))
 
 
+def _kind_of(reason: str) -> str:
+    """Return a reason without the numbers that differ from tick to tick."""
+    name, separator, rest = reason.partition('): ')
+    return name + separator + re.sub(r'[-+.\d]+(e[-+]?\d+)?', '#', rest)
+
+
 class _Ticks:
     """Pairs ticks with the commands that answer them."""
 
     def __init__(self, spec: specs.Spec, kinds: list[str], account: BagAccount) -> None:
         self._spec, self._account = spec, account
         self.observer = Observer(spec)
-        self._period_ns = messages.NS / spec.rate
+        self._period_ns = spec.start_of(1)
         self._arrival = spec.tick == 'arrival'
         self._kinds = kinds
         self.builder = _Builder(spec, kinds)
         self._open: _Decision | None = None
-        self._last_tick_ns: int | None = None
+        # The last tick: (time, when it was complete).
+        self._last_tick: tuple[int, int] | None = None
         # For a timer: the last period that had its tick, and after when the next one is due.
         self._period: int | None = None
         self.due_ns = 2**63 if self._arrival else -1
         # When the last message was available.
         self.event_ns = 0
-        self._shortest_age_ns = round(messages.NS * min(s.max_age for s in spec.observations))
         self._newest: dict[str, tuple[int, np.ndarray]] = {}
 
-    def observe(self, topic: str, message: Any, time_ns: int, stamp_ns: int | None) -> list[
-            np.ndarray | None]:
+    def observe(self, topic: str, message: Any, time_ns: int) -> list[np.ndarray | None]:
         """Take a message of an observed topic; return its signals' numbers."""
+        if self._open is not None and 0 <= self.observer.fresh_until_ns < time_ns:
+            self._open.stale = True
         read = self.observer.add(topic, message, time_ns)
         if self._arrival:
             tick_ns = self.observer.take_tick(time_ns)
@@ -194,8 +202,7 @@ class _Ticks:
                 self._tick(tick_ns, time_ns)
                 return read
         if self._open is not None:
-            observation = self.observer.peek(
-                stamp_ns if self._arrival and stamp_ns is not None else time_ns)
+            observation = self.observer.peek(time_ns)
             if observation is not None:
                 self.builder.between.append(observation)
                 self._open.between += 1
@@ -227,7 +234,7 @@ class _Ticks:
         if self._period is not None and last > self._period:
             # Of a hole the first ticks close what was open, the last one may begin anew, and those
             # between them have no observation.
-            blind = self._spec.period_of(self.event_ns + self._shortest_age_ns) + 2
+            blind = self._spec.period_of(self.observer.fresh_until_ns) + 2
             first = self._period + 1
             for period in (*range(first, min(max(blind, first + 2), last)), last):
                 start_ns = self._spec.start_of(period)
@@ -237,30 +244,38 @@ class _Ticks:
 
     def _tick(self, tick_ns: int, at_ns: int) -> None:
         """Take a tick, which was complete at `at_ns`."""
+        spec = self._spec
+        # As in the node: ages count when it was complete.
+        now_ns = max(tick_ns, at_ns)
         self._account.ticks += 1
-        for stream, age_s in zip(
-                self._spec.observations, self.observer.ages_s(tick_ns), strict=True):
-            self._account.streams[stream.name].ages.append(age_s)
-        follows_last = self._last_tick_ns is not None and follows(
-            self._spec, self._last_tick_ns, tick_ns)
-        observation, reasons = self.observer.observe_tick(tick_ns)
+        for signal, age_s in zip(spec.observations, self.observer.ages_s(now_ns), strict=True):
+            self._account.streams[signal.name].ages.append(age_s)
+        next_one = self._last_tick is not None and (
+            follows(spec, self._last_tick[0], tick_ns)
+            # One wrong stamp makes no tick of what came later.
+            and at_ns - self._last_tick[1] <= 2 * self._period_ns)
+        observation, reasons = self.observer.observe_tick(tick_ns, now_ns)
         for reason in reasons:
-            self._account.unuse(re.sub(r'[-+.\d]+(e[-+]?\d+)?', '#', reason))
+            self._account.unuse(_kind_of(reason))
         self._account.ties += sum(
             time_ns == at_ns for time_ns, _ in self._newest.values())
-        self._close(observation, follows_last)
-        self._last_tick_ns = tick_ns
+        self._close(observation, next_one)
+        self._last_tick = tick_ns, at_ns
         if observation is not None:
             self.builder.begin(observation)
-            self._open = _Decision(
-                tick_ns, int(at_ns + self._period_ns), dict(self._newest))
+            end_ns = (at_ns + self._period_ns if self._arrival
+                      else spec.start_of(spec.period_of(tick_ns) + 1))
+            self._open = _Decision(end_ns, dict(self._newest))
 
-    def _close(self, following: np.ndarray | None, follows_last: bool) -> None:
+    def _close(self, following: np.ndarray | None, next_one: bool) -> None:
         """Complete the open decision with the observation that follows it, or cut there."""
         decision, self._open = self._open, None
         action = None if decision is None else self._action(decision)
-        if action is not None and not follows_last:
+        if action is not None and not next_one:
             self._account.unuse('the tick after it did not come in the next period')
+        elif action is not None and decision.stale:
+            self._account.unuse('a signal was too old between its tick and the next one')
+            action = None
         topics = {}
         if action is not None and 'reward' in self._kinds:
             if not decision.rewards:
@@ -268,7 +283,7 @@ class _Ticks:
                 action = None
             else:
                 topics['reward'] = sum(decision.rewards)
-        if action is None or following is None or not follows_last:
+        if action is None or following is None or not next_one:
             self.builder.cut()
             return
         if 'terminal' in self._kinds:
@@ -281,16 +296,17 @@ class _Ticks:
         parts = []
         for command in self._spec.actions:
             found = decision.commands.get(command.name)
+            max_age_ns = round(command.max_age * messages.NS)
+            held = max_age_ns > self._period_ns
             if found is None and command.name in decision.before:
                 # Commands slower than the ticks: the one before is still in force.
                 time_ns, values = decision.before[command.name]
-                if decision.end_ns - time_ns <= command.max_age * messages.NS:
+                if held and decision.end_ns - time_ns <= max_age_ns:
                     found = [values]
             name = f'{command.name} (topic {command.topic})'
             if found is None:
-                self._account.unuse(f'{name}: no command within a period of its tick'
-                                    if command.max_age * messages.NS <= self._period_ns else
-                                    f'{name}: no command for longer than its maximum age')
+                self._account.unuse(f'{name}: no command for longer than its maximum age' if held
+                                    else f'{name}: no command within a period of its tick')
                 return None
             part = found[0] if len(found) == 1 else np.mean(
                 found, axis=0, dtype=np.float64).astype(np.float32)
@@ -302,7 +318,8 @@ class _Ticks:
 
     def cut(self) -> None:
         """End what is going on: the clock was set back."""
-        self._open = None
+        self.observer.reset()
+        self._open = self._last_tick = None
         self.builder.cut()
         self._newest, self._period = {}, None
         if not self._arrival:
@@ -364,12 +381,15 @@ def align(
         account: Is told what became of every message and tick.
 
     Raises:
-        MessageError: A command cannot be read.
+        MessageError: A command cannot be read, or none of a signal's messages, or one is in
+            another frame than the spec states.
     """
     uses = _uses(spec, task_topics, account)
     kinds = sorted({topic.kind for topic in task_topics})
     ticks = _Ticks(spec, kinds, account)
     finished = ticks.builder.finished
+    # Command -> a message that names other joints only; None once one was for it.
+    elsewhere: dict[str, Any] = {}
     for time_ns, topic, logged_ns, message in in_tick_clock(logged, spec, account):
         if message is None:
             ticks.cut()
@@ -381,26 +401,42 @@ def align(
         ticks.event_ns = account.end_ns = time_ns
         account.messages += 1
         use = uses[topic]
-        header = getattr(message, 'header', None)
+        header = messages.header_of(message)
         stamp_ns = None if header is None else messages.time_message_ns(header.stamp)
         for told in use.told:
             ticks.tell(told, float(messages.read(told.stream, message)[0]))
-        if use.command is not None:
+        if use.command is not None and not messages.concerns(use.command, message):
+            elsewhere.setdefault(use.command.name, message)
+        elif use.command is not None:
             values = messages.read(use.command, message)
+            elsewhere[use.command.name] = None
             ticks.command(use.command, values, time_ns)
             use.commanded.add(time_ns, logged_ns, stamp_ns, values)
         if use.observed is not None:
-            read = ticks.observe(use.observed, message, time_ns, stamp_ns)
+            read = ticks.observe(use.observed, message, time_ns)
             for signal, stream, values in zip(use.signals, use.streams, read, strict=True):
+                if values is not None and not values.size:  # of another publisher's joints
+                    continue
                 stream.add(time_ns, logged_ns, stamp_ns, values)
                 if values is None and not stream.unreadable:
                     stream.unreadable = _why_unreadable(signal, message)
+                    if signal.frame_id and header is not None and (
+                            header.frame_id != signal.frame_id):
+                        raise messages.MessageError(stream.unreadable)
         if finished:
             yield from finished
             finished.clear()
     ticks.finish()
     for name, overtaken in ticks.observer.overtaken.items():
-        account.streams[name].overtaken = overtaken
+        stream = account.streams[name]
+        stream.overtaken = overtaken
+        if stream.none_readable:
+            raise messages.MessageError(stream.unreadable)
+    for reason in ticks.observer.unheard:
+        raise messages.MessageError(reason)
+    for command in spec.actions:
+        if elsewhere.get(command.name) is not None:
+            messages.read(command, elsewhere[command.name])  # says which joints there are
     yield from finished
 
 
@@ -436,6 +472,9 @@ def in_tick_clock(
     The message is None where that clock was set back.
     """
     if spec.clock == 'header':
-        stamped = {key(signal.topic) for signal in spec.observations if signal.time == 'header'}
-        return HeaderClock(spec, stamped, account.clock).order(logged)
+        stamped, latched = (
+            {key(signal.topic) for signal in spec.observations
+             if signal.time == 'header' and signal.latched in kinds}
+            for kinds in ((False, True), (True,)))
+        return HeaderClock(spec, stamped, latched, account.clock).order(logged)
     return ((logged_ns, topic, logged_ns, message) for topic, logged_ns, message in logged)

@@ -12,10 +12,14 @@ from idql_ros import spec as specs
 from training import bag_pictures
 from training.bag_summary import BagResult, evenly, PANELS
 from training.files import write_all
-from training.wording import counted, number, percent, rate, seconds
+from training.wording import counted, cut, listed, number, percent, rate, seconds
 
 _TEXT_WIDTH = 99
-_TEXT_WARNING_LINES = 20
+_TEXT_WARNING_LINES = 18
+_TEXT_CLOCK_LINES = 4
+_TEXT_NAME = 40
+# Topics with late samples that are told of; all are in report.json.
+_LATE_TOPICS = 4
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 62rem; margin: 1rem auto;
@@ -141,7 +145,7 @@ def _tick_parts(summary: dict[str, Any]) -> list[str]:
 
 
 def _clock_rows(clock: dict[str, Any]) -> list[tuple[str, str]]:
-    late = ', '.join(f'{topic}: {count:,}' for topic, count in clock['too_late'].items())
+    late = [f'{topic}: {count:,}' for topic, count in clock['too_late'].items()]
     return [
         ('source', ', '.join(f'{source} ({counted(count, "bag")})'
                              for source, count in clock['sources'].items())),
@@ -150,7 +154,8 @@ def _clock_rows(clock: dict[str, Any]) -> list[tuple[str, str]]:
         ('set back', counted(clock['set_back'], 'time')),
         ('messages out of order', f'{clock["out_of_order"]:,}'),
         ('messages without a time', f'{clock["without_time"]:,}'),
-        ('samples too late for a node', late or 'none')]
+        ('samples too late for a node',
+         listed(late, _LATE_TOPICS, 'topic') if late else 'none')]
 
 
 def _episode_parts(summary: dict[str, Any]) -> list[str]:
@@ -248,7 +253,8 @@ def _histogram_parts(histograms: dict[str, Any], title: str) -> list[str]:
 
 def _behaviour_parts(behaviour: dict[str, Any]) -> list[str]:
     if behaviour['open_share'] is None:
-        found = 'too few decisions, or actions of a single value, for an estimate'
+        found = ('No estimate: the decisions are too few, the actions are of a single value, or '
+                 'the estimate is worse than the mean of the actions')
     else:
         found = (f'{percent(behaviour["open_share"])} of the variance of the actions (warned of '
                  f'below {percent(behaviour["threshold"])})')
@@ -277,7 +283,7 @@ def text(summary: dict[str, Any]) -> str:
     lines = [_headline(summary), '']
     shown = 0
     for warning in summary['warnings']:
-        about = textwrap.shorten(warning['about'], 40, placeholder='...')
+        about = cut(warning['about'], _TEXT_NAME)
         wrapped = textwrap.wrap(f'{warning["level"]}: {about}: {warning["text"]}',
                                 _TEXT_WIDTH, subsequent_indent='    ', max_lines=4)
         if len(lines) - 2 + len(wrapped) > _TEXT_WARNING_LINES:
@@ -295,15 +301,18 @@ def text(summary: dict[str, Any]) -> str:
     for stream in streams[:8]:
         age = stream['age_at_ticks_s']
         lines.append(
-            f'{stream["name"]}: {counted(stream["count"], "message")}, {rate(stream["rate_hz"])}, '
-            f'{counted(stream["gaps"], "gap")}' + (
+            f'{cut(stream["name"], _TEXT_NAME)}: {counted(stream["count"], "message")}, '
+            f'{rate(stream["rate_hz"])}, {counted(stream["gaps"], "gap")}' + (
                 f', age at ticks {seconds(age["p50"])} (p95 {seconds(age["p95"])})'
                 if age else ''))
     if len(streams) > 8:
         lines.append(f'... and {counted(len(streams) - 8, "more stream")}')
     if summary['clock']:
-        lines.append('clock: ' + '; '.join(
-            f'{name} {value}' for name, value in _clock_rows(summary['clock'])))
+        lines += textwrap.wrap(
+            'clock: ' + '; '.join(f'{name} {value}' for name, value in _clock_rows(
+                summary['clock'])),
+            _TEXT_WIDTH, subsequent_indent='    ', max_lines=_TEXT_CLOCK_LINES,
+            placeholder=' ...', break_on_hyphens=False)
     length = summary['episodes']['length']
     if length:
         lines.append(

@@ -18,6 +18,8 @@ from training import bag_warnings, behaviour
 PANELS = 24
 # Texts about unreadable messages, of hundreds of bags.
 _LISTED = 20
+# Rewards that differ by less, relatively, differ by what rounding to float32 makes of one reward.
+_SAME_REWARD = 1e-5
 # float32 holds no larger number, and pictures need the squares of what they show.
 _LARGEST = 3e38
 _BINS = 30
@@ -69,6 +71,8 @@ def summarise(
     width = spec.observation_size + spec.action_size + 1
     drawn = [result.rows('decisions', width) for result in results]
     decisions = np.concatenate([np.zeros((0, width)), *drawn])
+    reward = _spread(decisions[:, -1])
+    first_of = _first_of_copies(accounts)
     signals = [_stream(stream, accounts) for stream in spec.observations]
     commands = [_stream(stream, accounts) for stream in spec.actions]
     summary: dict[str, Any] = {
@@ -82,17 +86,25 @@ def summarise(
             'episodes': len(episodes)},
         'unused': dict(unused.most_common()),
         'clock': _clock(accounts),
+        # The names of bags that are one recording.
+        'copies': [[accounts[k]['bag'] for k in range(len(accounts)) if first_of[k] == first]
+                   for first in sorted({first for k, first in enumerate(first_of) if k != first})],
         'episodes': {
             'terminal_share': _share(sum(end for _, _, end in episodes), len(episodes)),
             'length': _spread(np.array([length for length, _, _ in episodes], float)),
             'return': _spread(np.array([value for _, value, _ in episodes], float)),
-            'reward': _spread(decisions[:, -1])},
+            'reward': reward,
+            'one_reward': _one_reward(reward, episodes)},
         'signals': signals,
         'commands': commands,
         'observation_histograms': _histograms(spec.observations, signals, 0, decisions),
         'action_histograms': _histograms(
             spec.actions, commands, spec.observation_size, decisions),
-        'behaviour': _behaviour(accounts, drawn, spec),
+        # A copy is no second opinion: at its observations the actions are the same.
+        'behaviour': _behaviour(
+            accounts, [rows if first == k else rows[:0]
+                       for k, (first, rows) in enumerate(zip(first_of, drawn, strict=True))],
+            spec),
         'bags': [{**result.account, 'episodes': len(result.episodes)} for result in results],
     }
     return _plain(summary | {'warnings': bag_warnings.find(summary, spec)})
@@ -111,6 +123,30 @@ def _plain(data: Any) -> Any:
 
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def _first_of_copies(accounts: Sequence[dict[str, Any]]) -> list[int]:
+    """Return for each bag the first one that has the same files; most often itself."""
+    firsts: dict[tuple[str, ...], int] = {}
+    return [
+        # A bag whose files were not read is nobody's copy. Their names tell nothing.
+        firsts.setdefault(tuple(sorted(account['files'].values())), k) if account['files'] else k
+        for k, account in enumerate(accounts)]
+
+
+def _one_reward(
+    reward: dict[str, Any] | None, episodes: Sequence[tuple[int, float, bool]]
+) -> bool:
+    """Return whether all rewards are equal, beside rounding."""
+    if reward is None:
+        return False
+    low, high = float(reward['low']), float(reward['high'])
+    slack = _SAME_REWARD * max(abs(low), abs(high))
+    if high - low > slack:
+        return False
+    # One that is not among those drawn, such as that of the only goal, shows in the return of its
+    # episode.
+    return all(abs(value - low * length) <= slack * length for length, value, _ in episodes)
 
 
 def _weighted_median(values: Iterable[tuple[float | None, float]]) -> float | None:
@@ -145,6 +181,10 @@ def _clock(accounts: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         'speed_lowest': min(speeds, default=None), 'speed_highest': max(speeds, default=None),
         **{key: sum(clock[key] for clock in told)
            for key in ('set_back', 'out_of_order', 'without_time')},
+        # Bags without any moment of that clock, and therefore without messages.
+        'none_timed': [
+            account['bag'] for account in accounts if account['clock'].get('without_time')
+            and not (account['refused'] or account['messages'])],
         'too_late': dict(too_late)}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from idql_ros import spec as specs
 from training import alignment
-from training.wording import counted, number, percent, seconds
+from training.wording import counted, listed, number, percent, seconds
 
 # More unused ticks than used ones: the spec does not fit the recording.
 MOSTLY_UNUSED = 0.5
@@ -22,6 +22,8 @@ MANY_NOT_FINITE = 0.001
 FEW_DECISIONS = 1000
 # Too short for what an action does to show up within its episode.
 SHORT_EPISODE = 10
+# Samples of a topic that a node would not have had in time: of fewer training makes little.
+OFTEN_LATE = 0.05
 # A rate is slower, or as fast, within the jitter of its measurement.
 SLOWER = 0.9
 # Of more commands than this within a tick the one that is taken says little about the others.
@@ -29,8 +31,10 @@ MANY_COMMANDS = 3
 
 # Bags told one by one; of hundreds the table tells.
 _LISTED = 20
-# Dimensions named in a warning.
+# Dimensions named in a warning, ...
 _NAMED = 5
+# ... topics with their counts, and bags.
+_NAMED_TOPICS = _NAMED_BAGS = 4
 _NEVER_END = {'goal_distance', 'action_cost', 'topic'}
 _LEVELS = ('error', 'warning', 'note')
 
@@ -51,7 +55,7 @@ def find(summary: dict[str, Any], spec: specs.Spec) -> list[dict[str, str]]:
     signals = list(zip(spec.observations, summary['signals'], strict=True))
     commands = list(zip(spec.actions, summary['commands'], strict=True))
     found = [*_about_bags(summary, spec), *_about_learning(summary, commands),
-             *_about_limits(commands), *_about_clocks(summary, spec, signals),
+             *_about_limits(summary, commands), *_about_clocks(summary, spec, signals),
              *_about_values(signals, commands), *_about_times(summary, spec, signals, commands)]
     # The signals of a topic often have the same flaw, that of their messages.
     topics = {stream.name: stream.topic for stream, _ in (*signals, *commands)}
@@ -66,6 +70,13 @@ def find(summary: dict[str, Any], spec: specs.Spec) -> list[dict[str, str]]:
 
 def _about_bags(summary: dict[str, Any], spec: specs.Spec) -> Iterator[_Warning]:
     totals, unused = summary['totals'], summary['unused']
+    none_timed = summary['clock']['none_timed'] if summary['clock'] else []
+    if none_timed:
+        where = ('' if len(none_timed) == totals['bags']
+                 else f' of {listed(none_timed, _NAMED_BAGS, "bag")}')
+        yield ('error', 'clock', 'There is neither /clock nor a header stamp in what is observed'
+               f'{where}, or none of them is filled in: no message has a time. Use '
+               '`clock: received`.')
     refused = [bag for bag in summary['bags'] if bag['refused']]
     for bag in refused[:_LISTED]:
         yield ('error', bag['bag'],
@@ -76,8 +87,16 @@ def _about_bags(summary: dict[str, Any], spec: specs.Spec) -> Iterator[_Warning]
     if not totals['bags']:
         yield 'error', 'bags', 'There is no bag.'
         return
-    # A bag that was refused may not have been read at all.
-    silent = () if len(refused) == totals['bags'] else (*summary['signals'], *summary['commands'])
+    for bags in summary['copies'][:_LISTED]:
+        yield ('warning', 'bags', f'{listed(bags, _NAMED_BAGS, "bag")} are copies of one '
+               'recording: in a dataset it counts several times, in the estimate of the behaviour '
+               'once. Leave out all but one.')
+    if len(summary['copies']) > _LISTED:
+        yield ('warning', 'bags', 'Recordings of which there are copies too: '
+               f'{len(summary["copies"]) - _LISTED:,}; see `copies` in report.json.')
+    # A bag that was refused may not have been read at all, and one without a clock has no message.
+    untold = len(refused) + len(none_timed) == totals['bags']
+    silent = () if untold else (*summary['signals'], *summary['commands'])
     for stream in silent:
         if not stream['count']:
             yield ('error', stream['name'], f'No message came on the topic {stream["topic"]}: '
@@ -90,7 +109,7 @@ def _about_bags(summary: dict[str, Any], spec: specs.Spec) -> Iterator[_Warning]
         if share > MOSTLY_UNUSED:
             yield ('warning', 'ticks', f'{percent(share)} of {counted(totals["ticks"], "tick")} '
                    f'became no decision: most of the recording is not used.{because}')
-    elif totals['ticks'] or len(refused) < totals['bags']:
+    elif totals['ticks'] or not untold:
         yield ('error', 'ticks', f'No decision came of {counted(totals["ticks"], "tick")}: there '
                f'is nothing to learn from.{because}')
     # What the reader decided, most often the same for all bags.
@@ -107,11 +126,19 @@ def _about_bags(summary: dict[str, Any], spec: specs.Spec) -> Iterator[_Warning]
 
 def _advice(reason: str, summary: dict[str, Any], spec: specs.Spec) -> str:
     """Return what to do about a reason why ticks were not used."""
+    # 'NAME (topic TOPIC): WHY', and neither a name nor a topic says why.
+    stream, separator, rest = reason.partition('): ')
+    reason = rest if separator else reason
     for signal, found in zip(spec.observations, summary['signals'], strict=True):
-        if (reason.startswith(f'{signal.name} (') and 'stale' in reason
+        if (separator and stream.startswith(f'{signal.name} (') and 'stale' in reason
                 and spec.clock == 'received' and _wrong_by(signal, found)):
             return ' Its header stamps are of another clock; what to do is said below.'
+    for known in (*spec.observations, *spec.actions) if 'not finite' in reason else ():
+        if stream.startswith(f'{known.name} ('):
+            return f' {_finite_advice(known)}'
     for part, advice in (
+            ('too old between', ' Raise `max_age` of the signal to more than the interval between '
+                                'its messages, if what is older is still true.'),
             ('stale', ' Raise `max_age` of the signal if older samples are still true, or lower '
                       '`rate`.'),
             ('in the future', ' The clocks disagree: `time: received` for the signal.'),
@@ -119,13 +146,25 @@ def _advice(reason: str, summary: dict[str, Any], spec: specs.Spec) -> str:
                         '`latched: true`.'),
             ('no command', ' Where a command stays in force, raise `max_age` of the command; '
                            'where the robot was not driven, nothing is to be done.'),
-            ('not finite', ' Check `fields`: use numbers that the robot fills in.'),
             ('history', ' Lower `history`, or mend what cuts the recording.'),
             ('next period', ' Signals come less often than ticks: lower `rate`, or `tick: '
                             'timer`.')):
         if part in reason:
             return advice
     return ''
+
+
+def _finite_advice(stream: specs.Stream) -> str:
+    """Return what to do about numbers of a stream that are NaN or infinite."""
+    names = {operation.name for operation in stream.operations}
+    if 'sectors' in names:
+        return ('Check `fields` and `operations`: a sector without any reading is NaN; check the '
+                '`min` and `max` of `sectors` against the ranges that the scan has, and its '
+                '`count`.')
+    if names:
+        return ('Check `fields` and `operations`: use numbers that the robot fills in, and whose '
+                'result is defined (a quaternion of zeros has none).')
+    return 'Check `fields`: use numbers that the robot fills in.'
 
 
 def _about_learning(summary: dict[str, Any], commands: _Commands) -> Iterator[_Warning]:
@@ -147,7 +186,7 @@ def _about_learning(summary: dict[str, Any], commands: _Commands) -> Iterator[_W
     task = summary['task']
     if task is None or not summary['totals']['decisions']:
         return
-    if _one_reward(summary['episodes']):
+    if summary['episodes']['one_reward']:
         yield ('warning', 'reward', f'All rewards are '
                f'{number(summary["episodes"]["reward"]["low"])}: no decision is better than '
                'another. Check the goal, its unit and its `tolerance`.')
@@ -163,16 +202,6 @@ def _never_change(names: Sequence[str]) -> str:
     return f'{text} never {"changes" if len(names) == 1 else "change"}'
 
 
-def _one_reward(episodes: dict[str, Any]) -> bool:
-    """Return whether all rewards are equal; a rare one may be missing among those drawn."""
-    reward, returns = episodes['reward'], episodes['return']
-    if reward is None or returns is None or reward['low'] != reward['high']:
-        return False
-    # Then the mean return is the mean length times it.
-    expected = reward['low'] * episodes['length']['mean']
-    return bool(abs(returns['mean'] - expected) <= 1e-7 * abs(expected))
-
-
 def _can_end(task: dict[str, Any]) -> bool:
     """Return whether a task is known to have terminals."""
     terminal, reward = task['terminal'], task['reward']
@@ -184,7 +213,7 @@ def _can_end(task: dict[str, Any]) -> bool:
     return any(':' not in name for name in names - _NEVER_END)
 
 
-def _about_limits(commands: _Commands) -> Iterator[_Warning]:
+def _about_limits(summary: dict[str, Any], commands: _Commands) -> Iterator[_Warning]:
     for command, found in commands:
         share, worst, others = _worst(found, 'outside_limits', 0.0)
         if share:
@@ -196,9 +225,22 @@ def _about_limits(commands: _Commands) -> Iterator[_Warning]:
     for command, found in commands:
         share, worst, others = _worst(found, 'at_limits', OFTEN_AT_LIMIT)
         if share:
+            causes = ['the driver was clipped', 'switches between extremes']
+            if _only_seen(worst):
+                bags = 'this bag' if summary['totals']['bags'] == 1 else 'these bags'
+                causes.append(f'the limits are only what was seen in {bags}')
             yield ('warning', command.name, f'{percent(share)} of the commands of '
-                   f'{worst["name"]} lie at a limit{others}: the driver was clipped, or switches '
-                   'between extremes. Where the robot can do more, widen `lower` and `upper`.')
+                   f'{worst["name"]} lie at a limit{others}: {", or ".join(causes)}. Where the '
+                   'robot can do more, widen `lower` and `upper`.')
+
+
+def _only_seen(dimension: dict[str, Any]) -> bool:
+    """Return whether limits are the smallest and the largest command, as in a starter spec."""
+    lower, upper = dimension['lower'], dimension['upper']
+    # A recorded float32 may lie a rounding beside the limit.
+    slack = 1e-6 * (upper - lower)
+    return all(seen is not None and abs(seen - limit) <= slack for seen, limit in (
+        (dimension['low'], lower), (dimension['high'], upper)))
 
 
 def _worst(found: dict[str, Any], key: str, above: float) -> tuple[float, dict[str, Any], str]:
@@ -246,17 +288,28 @@ def _about_clocks(
                    f'header stamps and log drift apart by {seconds(apart_s)}: late in it ages are '
                    'wrong by that. `time: received`, or synchronise the clocks before recording.')
     clock = summary['clock']
-    for topic, late in (clock['too_late'].items() if clock else ()):
-        count = max((found['count'] for signal, found in signals
-                     if alignment.key(signal.topic) == topic), default=0)
-        yield ('warning', topic, 'Samples that were logged after the tick that their stamp '
-               f'belongs to: {late:,} of {count:,}. Here they are used; a node on the robot would '
-               'not have had them in time. A stamp exactly on the tick counts, because a node may '
-               'or may not have it by then. Use `tick: arrival`, which waits for the last signal '
-               'of each period, or lower `rate`.')
+    if clock:
+        yield from _about_late(clock['too_late'], signals)
     if clock and clock['set_back']:
         yield ('warning', 'clock', f'The clock was set back {counted(clock["set_back"], "time")} '
                'within a bag: the recording is cut there. Record each run on its own.')
+
+
+def _about_late(too_late: dict[str, int], signals: _Signals) -> Iterator[_Warning]:
+    """Tell of samples that a node would not have had in time: all topics in one warning."""
+    counts = {alignment.key(signal.topic): found['count'] for signal, found in signals}
+    # The topic that it matters most to first.
+    late = sorted(((count / max(1, counts.get(topic, 0)), topic, count)
+                   for topic, count in too_late.items() if count), reverse=True)
+    if not late:
+        return
+    parts = [f'{topic} {count:,} of {counts.get(topic, 0):,}' for _, topic, count in late]
+    yield ('note' if late[0][0] < OFTEN_LATE else 'warning', 'late samples',
+           # A node may or may not have by the tick what is stamped exactly on it.
+           'Samples that were logged after the tick that their stamp belongs to (or is): '
+           f'{listed(parts, _NAMED_TOPICS, "topic")}. Here they are used; a node on the robot '
+           'would not have had them in time. Use `tick: arrival`, which waits for the last '
+           'signal of each period, or lower `rate`.')
 
 
 def _wrong_by(signal: specs.Signal, found: dict[str, Any]) -> float:
@@ -278,8 +331,8 @@ def _about_values(signals: _Signals, commands: _Commands) -> Iterator[_Warning]:
         share, worst, others = _worst(found, 'not_finite', MANY_NOT_FINITE)
         if share:
             yield ('warning', stream.name, f'{percent(share)} of the values of {worst["name"]} '
-                   f'are NaN or infinite{others}: such ticks are not used. Check `fields`: use '
-                   'numbers that the robot fills in.')
+                   f'are NaN or infinite{others}: such ticks are not used. '
+                   f'{_finite_advice(stream)}')
     for signal, found in signals:
         constant = [d['name'] for d in found['dimensions'] if d['constant']]
         if constant and not signal.latched:

@@ -9,7 +9,6 @@ folders that hold such, and globs of them.
 """
 
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 import os
 from pathlib import Path
 import signal
@@ -80,8 +79,16 @@ def main(
     jobs = (os.cpu_count() or 1) if jobs is None else jobs
     if jobs < 1:
         raise BagError(f'jobs: expected 1 process or more, found {jobs}')
+    if task is not None:
+        task.check(robot.observation_size, robot.action_size)
+    if reference_scores is not None and not reference_scores[0] < reference_scores[1]:
+        raise DatasetError(f'reference scores: expected the lower and the higher one, found '
+                           f'{reference_scores[0]} and {reference_scores[1]}')
     made = conversion.Conversion(robot, task, known)
     folder = report or Path(f'{(dataset_id or robot.name).replace("/", "-")}-report')
+
+    if folder.exists() and not folder.is_dir():
+        raise BagError(f'report: expected a folder, found the file {folder}')
 
     def write_report(results: list[bag_summary.BagResult]) -> None:
         title = f'{counted(len(paths), "bag")}, {spec}'
@@ -91,7 +98,7 @@ def main(
         print(f'report: {page}')
 
     if align == 'report':
-        results = conversion.convert_bags(paths, made, [None] * len(paths), jobs)
+        results = conversion.align_bags(paths, made, jobs)
         write_report(results)
         conversion.refuse(results)
         return
@@ -119,8 +126,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         tyro.cli(main, args=arguments)
     except KeyboardInterrupt:
         sys.exit('error: interrupted; nothing was written')
-    except (BagError, specs.SpecError, DatasetError, RewardError, BrokenProcessPool,
-            OSError) as error:
+    except (BagError, specs.SpecError, DatasetError, RewardError, OSError) as error:
         sys.exit(f'error: {error}')
 
 

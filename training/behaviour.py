@@ -25,6 +25,9 @@ _LOCAL = 0.1
 _FOLDS = 5
 # ... with at least so many decisions a coefficient.
 _ROWS_PER_COEFFICIENT = 5
+# By so much a map that is fitted to noise alone may be worse than the mean, which leaves all open;
+# one that is worse still does not fit, and says nothing.
+_ALL_OPEN = 1 + 1 / _ROWS_PER_COEFFICIENT
 
 
 def open_share(
@@ -39,7 +42,8 @@ def open_share(
         bags: (n,) the number of the bag they are of.
 
     Returns:
-        The share; None where the decisions are too few, or no action varies.
+        The share, from 0 to 1; None where the decisions are too few, no action varies, or the
+        maps are worse than the mean.
     """
     if len(actions) < _FEWEST:
         return None
@@ -50,7 +54,10 @@ def open_share(
     parts = [_left_by_local_maps(observations, actions, moments_s, bags),
              _left_by_linear_map(observations, actions)]
     known = [part for part in parts if part is not None]
-    return float(np.min(known, axis=0).max()) if known else None
+    if not known:
+        return None
+    share = float(np.min(known, axis=0).max())
+    return min(share, 1.0) if share <= _ALL_OPEN else None
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

@@ -2,21 +2,25 @@
 
 Each bag is aligned and judged in a process of its own (training.alignment, training.rewards) and
 its episodes go to a file beside the dataset-to-be as they are finished. When all bags are done the
-files become the dataset. What was done before an interruption waits there for `resume`.
+files become the dataset. What was done before an interruption waits there for `resume`. Processes
+tell each other by files alone, so that one can be killed at any moment.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import contextmanager, ExitStack
 from dataclasses import dataclass
+import fcntl
+from functools import partial
 import hashlib
 import io
 import json
 import multiprocessing
-from multiprocessing.sharedctypes import SynchronizedArray
+from multiprocessing import connection
+import os
 from pathlib import Path
 import shutil
 import tempfile
+from typing import Any
 
 from idql_ros import message as messages
 from idql_ros import spec as specs
@@ -64,7 +68,7 @@ class Conversion:
 
 
 def convert_bag(
-    path: Path, conversion: Conversion, shard: Path | None, tell: Callable[[float], None],
+    path: Path, conversion: Conversion, place: Path, write: bool, tell: Callable[[float], None],
     drawn_rows: int = _DRAWN_OF_ONE,
 ) -> BagResult:
     """Align one bag, judge its decisions and write its episodes.
@@ -72,7 +76,9 @@ def convert_bag(
     Args:
         path: The bag.
         conversion: What is made of it.
-        shard: The file for its episodes; None: they are only counted.
+        place: What became of the bag is written to the files of this name, .json and .npz, and its
+            episodes to .hdf5; from an earlier run that was the same they are read.
+        write: Whether there are to be episodes.
         tell: Is told the share that is done.
         drawn_rows: Rows of each kind that are drawn for the report, at most.
 
@@ -86,31 +92,34 @@ def convert_bag(
         with ExitStack() as stack:
             bag = stack.enter_context(Bag(path, conversion.definitions))
             account.files = bag.sha256()
-            if shard is not None:
+            writer = None
+            if write:
                 fingerprint = conversion.fingerprint(account.files)
-                done = _read_done(shard, fingerprint)
+                done = _read_result(place, fingerprint)
                 if done is not None:
                     return done
-            writer = None if shard is None else stack.enter_context(ShardWriter(shard))
+                writer = stack.enter_context(ShardWriter(place.with_suffix('.hdf5')))
             try:
                 for episode in _episodes(bag, conversion, account, tell):
                     if writer is not None:
                         writer.add(episode)
-                    episodes.append((len(episode.actions), float(np.sum(episode.rewards)),
+                    episodes.append((len(episode.actions),
+                                     float(np.sum(episode.rewards, dtype=np.float64)),
                                      bool(episode.terminated)))
                     drawn.add(np.column_stack(
                         [episode.observations[:-1], episode.actions, episode.rewards]))
             finally:
                 account.notes = list(bag.notes)
     except (BagError, messages.MessageError, RewardError, DatasetError) as error:
-        reason = str(error)
-        account.refused = reason if reason.startswith(f'{path}: ') else f'{path}: {reason}'
+        # As it would be printed: a name may hold anything.
+        begin = str(BagError(f'{path}: '))
+        account.refused = begin + str(error).removeprefix(begin)
+        fingerprint = ''
     rows = {name: stream.values.rows() for name, stream in account.streams.items()}
     rows['decisions'] = drawn.rows()
     samples = {name: found[::max(1, -(-len(found) // drawn_rows))] for name, found in rows.items()}
     result = BagResult(account.to_dict(), samples, episodes)
-    if shard is not None and not account.refused:
-        _write_done(shard, fingerprint, result)
+    _write_result(place, fingerprint, result)
     return result
 
 
@@ -126,6 +135,7 @@ def _episodes(
         for need in ([] if task is None else task.needs)]
     topics = alignment.topics_of(spec, task_topics)
     if spec.clock == 'header' and CLOCK_TOPIC in bag.topics:
+        _check_topic(bag, CLOCK_TOPIC, 'rosgraph_msgs/msg/Clock')
         topics.add(CLOCK_TOPIC)
     total = max(1, sum(bag.topics[topic].count for topic in topics))
 
@@ -147,6 +157,9 @@ def _episodes(
 
 def _check_topic(bag: Bag, name: str, message_type: str | None = None) -> Topic:
     """Return a topic of the bag; raise BagError where it is not there, or of another type."""
+    if name.startswith('~'):
+        raise BagError(f'{bag.path}: topic {name}: expected its name as it was recorded; this one '
+                       'is private to a node that no bag names')
     topic = bag.topics.get(alignment.key(name))
     if topic is None:
         raise BagError(f'{bag.path}: expected the topic {alignment.key(name)}, found '
@@ -157,113 +170,139 @@ def _check_topic(bag: Bag, name: str, message_type: str | None = None) -> Topic:
     return topic
 
 
-def _write_done(shard: Path, fingerprint: str, result: BagResult) -> None:
-    """Write beside a complete shard what a resumed conversion has to know of its bag."""
+def _write_result(place: Path, fingerprint: str, result: BagResult) -> None:
+    """Write what became of a bag; without a fingerprint no other run takes it for its own."""
     content = io.BytesIO()
     np.savez(content, **result.samples)
-    write_whole(shard.with_suffix('.npz'), content.getbuffer())
+    write_whole(place.with_suffix('.npz'), content.getbuffer())
     # Last: where it is, all is.
-    write_whole(shard.with_suffix('.json'), json.dumps({
+    write_whole(place.with_suffix('.json'), json.dumps({
         'fingerprint': fingerprint, 'account': result.account, 'episodes': result.episodes,
     }).encode())
 
 
-def _read_done(shard: Path, fingerprint: str) -> BagResult | None:
-    """Return what became of a bag in an earlier run, where that was the same."""
+def _read_result(place: Path, fingerprint: str | None = None) -> BagResult | None:
+    """Return what became of a bag; None where it is not there, or of another fingerprint."""
     try:
-        done = json.loads(shard.with_suffix('.json').read_text())
-        if done['fingerprint'] != fingerprint:
+        done = json.loads(place.with_suffix('.json').read_text())
+        if fingerprint not in (None, done['fingerprint']):
             return None
-        with np.load(shard.with_suffix('.npz'), allow_pickle=False) as samples:
+        with np.load(place.with_suffix('.npz'), allow_pickle=False) as samples:
             return BagResult(done['account'], dict(samples),
                              [tuple(episode) for episode in done['episodes']])
     except FileNotFoundError:
         return None
 
 
-# In a process that converts: bag -> share that is done, shared with the one that shows it.
-_shares: list[SynchronizedArray] = []
-
-
-def _begin_worker(shares: SynchronizedArray) -> None:
-    workers.begin()
-    _shares.append(shares)
-
-
-def _work(number: int, path: Path, conversion: Conversion, shard: Path | None,
-          drawn_rows: int) -> BagResult:
-    def tell(share: float) -> None:
-        _shares[0][number] = share
-
-    if shard is not None:
-        # What a process that is ended leaves, bags that it decompressed, goes with the others.
-        tempfile.tempdir = str(shard.parent)
-    return convert_bag(path, conversion, shard, tell, drawn_rows)
-
-
-def convert_bags(
-    paths: Sequence[Path], conversion: Conversion, shards: Sequence[Path | None], jobs: int
-) -> list[BagResult]:
-    """Convert bags, in processes of their own where `jobs` is more than 1.
-
-    Returns:
-        What became of each, in their order.
+def align_bags(paths: Sequence[Path], conversion: Conversion, jobs: int) -> list[BagResult]:
+    """Return what would become of bags, in their order; nothing is written.
 
     Raises:
-        BrokenProcessPool: A process ended early.
+        BagError: A process was ended.
     """
+    with tempfile.TemporaryDirectory(prefix='idql_ros_align_') as folder:
+        places = [Path(folder, str(number)) for number in range(len(paths))]
+        return _convert_bags(paths, conversion, places, False, jobs)
+
+
+def _work(number: int, path: Path, conversion: Conversion, place: Path, write: bool,
+          drawn_rows: int, shares: Any) -> None:
+    """Convert a bag in a process of its own."""
+    workers.begin()
+    # What a process that is killed leaves, such as bags that it decompressed, goes with the rest.
+    tempfile.tempdir = str(place.parent)
+
+    def tell(share: float) -> None:
+        shares[number] = share
+
+    convert_bag(path, conversion, place, write, tell, drawn_rows)
+
+
+def _convert_bags(
+    paths: Sequence[Path], conversion: Conversion, places: Sequence[Path], write: bool, jobs: int
+) -> list[BagResult]:
+    """Convert bags, in processes of their own where `jobs` is more than 1."""
     sizes = [sum(file.stat().st_size for file in [path, *path.rglob('*')] if file.is_file())
              for path in paths]
     drawn_rows = max(100, min(_DRAWN_OF_ONE, _DRAWN // max(1, len(paths))))
+    shares = multiprocessing.RawArray('d', len(paths))
     with tqdm(total=sum(sizes), desc='convert', unit='B', unit_scale=True,
               dynamic_ncols=True) as bar:
-        def show(shares: Sequence[float]) -> None:
+        def show() -> None:
             done = sum(share * size for share, size in zip(shares, sizes, strict=True))
             bar.update(int(done) - bar.n)
 
+        def tell(share: float, number: int) -> None:
+            shares[number] = share
+            show()
+
         if min(jobs, len(paths)) <= 1:
-            shares = [0.0] * len(paths)
-            results = []
-            for number, (path, shard) in enumerate(zip(paths, shards, strict=True)):
-                def tell(share: float, number: int = number) -> None:
-                    shares[number] = share
-                    show(shares)
-
-                results.append(convert_bag(path, conversion, shard, tell, drawn_rows))
-                tell(1.0)
-            return results
-        context = multiprocessing.get_context('forkserver')
-        context.set_forkserver_preload([__name__])  # once, and not in each
-        shared = context.Array('d', len(paths))
-        with ProcessPoolExecutor(
-                min(jobs, len(paths)), context, _begin_worker, (shared,)) as pool:
-            try:
-                futures = [pool.submit(_work, number, path, conversion, shard, drawn_rows)
-                           for number, (path, shard) in enumerate(
-                               zip(paths, shards, strict=True))]
-                while wait(futures, _POLL_S, FIRST_EXCEPTION).not_done:
-                    _raise_failure(futures)
-                    show([1.0 if future.done() else share
-                          for future, share in zip(futures, shared, strict=True)])
-                bar.update(sum(sizes) - bar.n)
-                return [future.result() for future in futures]
-            except BaseException:
-                # Nobody waits for what an interrupted run has begun.
-                for process in list(pool._processes.values()):
-                    process.terminate()
-                pool.shutdown(cancel_futures=True)
-                raise
+            for number, (path, place) in enumerate(zip(paths, places, strict=True)):
+                convert_bag(path, conversion, place, write, partial(tell, number=number),
+                            drawn_rows)
+                tell(1.0, number)
+        else:
+            tasks = [(number, path, conversion, place, write, drawn_rows, shares)
+                     for number, (path, place) in enumerate(zip(paths, places, strict=True))]
+            _run_processes(tasks, jobs, show)
+            tell(1.0, len(paths) - 1)
+    return [_read_result(place) for place in places]
 
 
-def _raise_failure(futures: Sequence[Future]) -> None:
-    for future in futures:
-        if future.done() and future.exception() is not None:
-            raise future.exception()
+def _run_processes(tasks: list[tuple], jobs: int, show: Callable[[], None]) -> None:
+    """Run a process for each task, so many at a time; none outlives this."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload([__name__])  # once, and not in each
+    running: dict[int, tuple[Any, tuple]] = {}  # by what tells that a process has ended
+    waiting = tasks[::-1]
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                task = waiting.pop()
+                process = context.Process(target=_work, args=task, daemon=True)
+                with workers.deaf():
+                    process.start()
+                running[process.sentinel] = process, task
+            for sentinel in connection.wait(running, _POLL_S):
+                process, (number, path, *_, shares) = running.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    raise BagError(
+                        f'{path}: the process that converted it ended with {process.exitcode}; '
+                        'where it printed no error, it was killed: for memory? Fewer --jobs take '
+                        'less, and --resume goes on with the bags that are not done')
+                shares[number] = 1.0
+            show()
+    finally:
+        for process, _ in running.values():
+            process.kill()
+            process.join()
 
 
 def staging_folder(dataset_id: str, root: Path) -> Path:
     """Return where the bags that are done wait for the others."""
-    return root / f'.converting-{dataset_id.replace("/", "-")}'
+    # Two ids differ by more than their slash.
+    short = hashlib.sha256(dataset_id.encode()).hexdigest()[:8]
+    return root / f'.converting-{dataset_id.replace("/", "-")}-{short}'
+
+
+@contextmanager
+def _staging(dataset_id: str, root: Path, resume: bool) -> Iterator[Path]:
+    """Give the staging folder to one conversion alone, empty unless it resumes another."""
+    folder = staging_folder(dataset_id, root)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / 'lock', 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BagError(f'{dataset_id}: expected one conversion to it at a time, found that '
+                           'another is going on') from error
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)  # what was decompressed by a process that was killed
+            elif not resume and path.name != 'lock':
+                path.unlink()
+        yield folder
 
 
 def convert(
@@ -296,23 +335,21 @@ def convert(
     if (root / dataset_id).exists() and not overwrite:
         raise DatasetError(
             f'{root / dataset_id} exists; choose another id or allow overwriting')
-    staging = staging_folder(dataset_id, root)
-    if staging.exists() and not resume:
+    with _staging(dataset_id, root, resume) as staging:
+        # Named for where a bag lies: others may be added before a run is resumed.
+        places = [staging / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
+                  for path in paths]
+        results = _convert_bags(paths, conversion, places, True, jobs)
+        report(results)
+        refuse(results)
+        if not any(result.episodes for result in results):
+            shutil.rmtree(staging)
+            raise BagError('; '.join(['expected decisions in the bags, found none',
+                                      *reasons(results)]))
+        shards = [place.with_suffix('.hdf5') for place in places]
+        folder = _merge(paths, conversion, dataset_id, root, overwrite, reference_scores, results,
+                        shards)
         shutil.rmtree(staging)
-    staging.mkdir(parents=True, exist_ok=True)
-    # Named for the bag and where it lies: other bags may be added before a run is resumed.
-    shards = [staging / f'{hashlib.sha256(str(p.resolve()).encode()).hexdigest()[:16]}.hdf5'
-              for p in paths]
-    results = convert_bags(paths, conversion, shards, jobs)
-    report(results)
-    refuse(results)
-    if not any(result.episodes for result in results):
-        shutil.rmtree(staging)
-        raise BagError('; '.join(['expected decisions in the bags, found none',
-                                  *reasons(results)]))
-    folder = _merge(paths, conversion, dataset_id, root, overwrite, reference_scores, results,
-                    shards)
-    shutil.rmtree(staging)
     return folder
 
 
@@ -363,6 +400,6 @@ def reasons(results: Sequence[BagResult]) -> list[str]:
 def interrupted(dataset_id: str, root: Path) -> str:
     """Return what to tell of an interrupted conversion: what is kept, and how to go on."""
     staging = staging_folder(dataset_id, Path(root).expanduser().resolve())
-    done = len(list(staging.glob('*.json')))
+    done = len(list(staging.glob('*.hdf5')))
     return (f'interrupted; no dataset was written. Bags that are done: {done}; the same command '
             'with --resume goes on with the others')

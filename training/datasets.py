@@ -16,14 +16,15 @@ are made from (`training.relabel`). Minari passes over these.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+import contextlib
 from dataclasses import dataclass, field, fields
+import errno
 import hashlib
 import itertools
 import json
 import os
 from pathlib import Path
 import shutil
-import tempfile
 from types import TracebackType
 from typing import Any, Literal
 import warnings
@@ -53,6 +54,8 @@ _BETWEEN, _COUNTS = METADATA_PREFIX + 'between', METADATA_PREFIX + 'counts'
 _TOPICS = {kind: f'{METADATA_PREFIX}topic_{kind}' for kind in ('reward', 'terminal')}
 # In a file of D4RL v2; next_observations are there or not.
 D4RL_ARRAYS = ('observations', 'actions', 'rewards', 'terminals', 'timeouts')
+# Beside what the arrays of an episode take: for HDF5's own records of them.
+_MARGIN = 2**20
 # Where the ogbench package keeps its files.
 OGBENCH_ROOT = '~/.ogbench/data'
 
@@ -217,7 +220,8 @@ def check_dataset_id(dataset_id: str) -> None:
         parse_dataset_id(dataset_id)
     except (TypeError, ValueError) as error:  # Minari's own check fails on some
         raise DatasetError(
-            f"dataset id: expected '[namespace/]name-v0', found {dataset_id!r}") from error
+            "dataset id: expected '[namespace/]name-v0' of letters, digits, - and _, a namespace "
+            f'of two or more, as Minari does, found {dataset_id!r}') from error
 
 
 def episodes_of(
@@ -270,7 +274,8 @@ def write_minari(
     """Write episodes as a Minari dataset that `minari.load_dataset(dataset_id)` reads.
 
     One episode is held at a time. The dataset is complete under a hidden temporary folder before
-    it gets its name; one that it replaces stays until then.
+    it gets its name; one that it replaces stays until then. The temporary folder is always the
+    same for an id: what a killed run left goes when the next one begins.
 
     Args:
         episodes: One or more episodes, all with the same O and A, and all or none with what was
@@ -287,7 +292,8 @@ def write_minari(
         The dataset's folder, root / dataset_id.
 
     Raises:
-        DatasetError: The episodes are unfit, the id is malformed or taken.
+        DatasetError: The episodes are unfit, the id is malformed or taken, or the disk is full
+            or refuses; then nothing is left of it.
     """
     check_dataset_id(dataset_id)
     for key, instead in ((SPEC_KEY, 'the spec; pass it as spec_json'),
@@ -296,6 +302,10 @@ def write_minari(
             raise DatasetError(f'metadata: {key!r} is {instead}')
     root = Path(root).expanduser().resolve()
     target = root / dataset_id
+    temporary = root / f'.writing-{dataset_id.replace("/", "__")}'
+    replaced = temporary / '.replaced'  # no dataset's name
+    with _refusals(target):
+        _clear(temporary, replaced, target)
     if target.exists() and not overwrite:
         raise DatasetError(f'{target} exists; choose another id or allow overwriting')
     lower, upper = action_bounds(json.loads(spec_json))
@@ -308,30 +318,31 @@ def write_minari(
         raise DatasetError('episodes: expected one or more, found none')
     if first.between is not None:
         known[METADATA_PREFIX + BETWEEN_KEY] = 'stored'
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix='.writing-', dir=root))
     try:
         data = temporary / dataset_id / 'data'
-        data.mkdir(parents=True)
-        storage = MinariStorage.new(
-            data,
-            observation_space=spaces.Box(
-                -np.inf, np.inf, (first.observations.shape[1],), np.float32),
-            action_space=spaces.Box(lower.astype(np.float32), upper.astype(np.float32)),
-            data_format='hdf5',
-        )
+        with _refusals(target):
+            data.mkdir(parents=True)
+            storage = MinariStorage.new(
+                data,
+                observation_space=spaces.Box(
+                    -np.inf, np.inf, (first.observations.shape[1],), np.float32),
+                action_space=spaces.Box(lower.astype(np.float32), upper.astype(np.float32)),
+                data_format='hdf5',
+            )
         checked = itertools.chain([first], checked)
         del first  # not held while the others come
-        with h5py.File(data / EPISODES_FILE, 'a', track_order=True) as file:
-            steps = sum(_append(file, episode) for episode in checked)
+        with _EpisodesFile(data / EPISODES_FILE, target) as file:
+            steps = sum(file.append(episode) for episode in checked)
             known |= {'total_episodes': len(file), 'total_steps': steps}
-        storage.update_metadata({
-            'dataset_id': dataset_id, 'minari_version': minari.__version__,
-            'dataset_size': storage.get_size(), **known})
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _put(temporary / dataset_id, target, temporary / 'replaced')
+        with _refusals(target):
+            storage.update_metadata({
+                'dataset_id': dataset_id, 'minari_version': minari.__version__,
+                'dataset_size': storage.get_size(), **known})
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _put(temporary / dataset_id, target, replaced)
     finally:
-        shutil.rmtree(temporary)
+        with contextlib.suppress(OSError):  # the next run clears it
+            _clear(temporary, replaced, target)
     return target
 
 
@@ -343,6 +354,14 @@ def _scores(low: float | None, high: float | None) -> dict[str, float]:
         raise DatasetError(
             f'reference scores: expected the lower and the higher one, found {low} and {high}')
     return {'ref_min_score': float(low), 'ref_max_score': float(high)}
+
+
+def _clear(temporary: Path, replaced: Path, target: Path) -> None:
+    """Remove what a run left, but give a dataset its name back that had lost it to none."""
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
+    if temporary.exists():
+        shutil.rmtree(temporary)
 
 
 def _put(folder: Path, target: Path, replaced: Path) -> None:
@@ -358,6 +377,91 @@ def _put(folder: Path, target: Path, replaced: Path) -> None:
         raise
 
 
+@contextlib.contextmanager
+def _refusals(where: Path) -> Iterator[None]:
+    """Raise what the disk, or h5py of it, refuses as a DatasetError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise DatasetError(
+            f'{where}: cannot be written: {" ".join(str(error).split())}') from error
+
+
+class _EpisodesFile:
+    """An HDF5 file of episodes that is being written, in Minari's layout.
+
+    HDF5 keeps much of a file in memory until it is closed; where the disk is full by then it
+    cannot close it, and the process crashes later. So each episode's room is taken from the disk
+    before HDF5 is given the episode, and what was too much goes back in the end.
+    """
+
+    def __init__(
+        self, path: Path, where: Path, packed: bool = True, advice: str = 'free space'
+    ) -> None:
+        """Take the file's path, what to name in errors, and what to advise on a full disk."""
+        self._path, self._where, self._packed, self._advice = path, where, packed, advice
+
+    def __enter__(self) -> '_EpisodesFile':
+        """Begin the file."""
+        with _refusals(self._where):
+            # HDF5 could not even close a new file without room.
+            with open(self._path, 'wb') as file:
+                self._take_room(file.fileno(), 0, _MARGIN)
+            self._file = h5py.File(self._path, 'w', track_order=True)
+        return self
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self._file)
+
+    def append(self, episode: Episode) -> int:
+        """Append a checked episode and return its number of steps."""
+        size = sum(array.nbytes for array in (
+            *(value for value in vars(episode).values() if isinstance(value, np.ndarray)),
+            *episode.topics.values()))
+        with _refusals(self._where):
+            self._take_room(
+                # Chunks are filled up, to less than twice the size in all.
+                self._file.id.get_vfd_handle(), self._file.id.get_filesize(), 2 * size + _MARGIN)
+            return _append(self._file, episode, self._packed)
+
+    def _take_room(self, file: int, start: int, size: int) -> None:
+        """Take a file's next bytes from the disk, or raise DatasetError."""
+        try:
+            os.posix_fallocate(file, start, size)
+        except OSError as error:
+            # Some of it may have been taken before.
+            free = shutil.disk_usage(self._path.parent).free + max(
+                0, os.fstat(file).st_size - start)
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL) and free >= size:
+                return  # a file system that takes no room in advance
+            # Else it is above a quota, or above the greatest size of a file.
+            found = (f'{free / 1e6:.1f} MB free' if error.errno == errno.ENOSPC
+                     else f'the error {error.strerror!r}')
+            raise DatasetError(
+                f'{self._where}: expected room for {size / 1e6:.1f} MB more, found {found}; '
+                f'{self._advice}') from error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        place: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        try:
+            with _refusals(self._where):
+                try:
+                    self._file.flush()
+                    size = self._file.id.get_filesize()
+                finally:
+                    self._file.close()
+                os.truncate(self._path, size)
+        except DatasetError:
+            if kind is None:  # else the first error tells more
+                raise
+
+
 class ShardWriter:
     """A file of episodes on the way to a dataset: it gets its name when all of it is written.
 
@@ -369,20 +473,26 @@ class ShardWriter:
         """Take the file's path; its folder exists."""
         self._path = path
         self._temporary = path.with_name(f'.{path.name}.unfinished')
+        self._file = _EpisodesFile(
+            self._temporary, path, packed=False,  # it is read once, soon
+            advice='free space, then go on with --resume')
 
     def __enter__(self) -> 'ShardWriter':
         """Begin the file."""
-        self._file = h5py.File(self._temporary, 'w', track_order=True)
+        try:
+            self._file.__enter__()
+        except BaseException:
+            self._temporary.unlink(missing_ok=True)
+            raise
         return self
 
     def add(self, episode: Episode) -> None:
         """Append an episode.
 
         Raises:
-            DatasetError: It is unfit.
+            DatasetError: It is unfit, or the disk is full or refuses.
         """
-        checked = _check(episode, f'{self._path.name}, episode {len(self._file)}')
-        _append(self._file, checked, packed=False)  # it is read once, soon
+        self._file.append(_check(episode, f'{self._path.name}, episode {len(self._file)}'))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None,
@@ -390,9 +500,10 @@ class ShardWriter:
     ) -> None:
         """Give the file its name, or remove it after an error."""
         try:
-            self._file.close()
+            self._file.__exit__(kind, error, place)
             if kind is None:
-                os.replace(self._temporary, self._path)
+                with _refusals(self._path):
+                    os.replace(self._temporary, self._path)
         finally:
             self._temporary.unlink(missing_ok=True)
 
@@ -490,7 +601,12 @@ def _read_episodes(path: Path, where: str) -> Iterator[Episode]:
     except OSError as error:
         raise DatasetError(f'{where}: cannot be read: {" ".join(str(error).split())}') from error
     with file:
-        for number in range(len(file)):
+        try:
+            count = len(file)
+        except (OSError, RuntimeError) as error:
+            raise DatasetError(
+                f'{where}: cannot be read: {" ".join(str(error).split())}') from error
+        for number in range(count):
             yield _read_episode(file, number, f'{where}, episode {number}')
 
 

@@ -18,6 +18,7 @@ import h5py
 from idql_ros import spec as specs
 import numpy as np
 from tqdm import tqdm
+from training.alignment import key
 from training.datasets import (
     BETWEEN_KEY,
     data_folder,
@@ -31,7 +32,7 @@ from training.datasets import (
     write_minari,
 )
 from training.provenance import code_version
-from training.rewards import parse_task, RewardError, Steps, Task
+from training.rewards import parse_task, RewardError, Steps, Task, TopicValue
 import tyro
 
 # In the metadata, as JSON: the task of the rewards, and the one that the bags were read for,
@@ -74,51 +75,74 @@ def relabel(
         raise DatasetError(f'{where}: expected a spec as JSON, found none: {error}') from error
     task.check(spec.observation_size, spec.action_size)
     converted = metadata.get(CONVERTED_KEY, metadata[TASK_KEY])
-    held = Task.from_json(converted).needs
+    try:
+        held = Task.from_json(converted).needs
+    except RewardError as error:
+        raise DatasetError(f'{where}: {error}') from error
     for need in task.needs:
-        if need not in held:
+        if not any(_is_same(need, other) for other in held):
+            found = ', '.join(f'{h.topic}.{h.field} ({h.reduce})' for h in held)
             raise RewardError(
                 f'{where}: expected the values of {need.topic}.{need.field} ({need.reduce}) for '
-                f'the {need.kind}, found {", ".join(f"{h.topic}.{h.field}" for h in held) or "no"}'
-                ' topics; convert the bags with this task')
-    with open(data_folder(dataset_id, root) / EPISODES_FILE, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest()
+                f'the {need.kind}, found {found or "no topics"}; convert the bags with this task')
+    try:
+        with open(data_folder(dataset_id, root) / EPISODES_FILE, 'rb') as file:
+            digest = hashlib.file_digest(file, 'sha256').hexdigest()
+    except OSError as error:
+        raise DatasetError(f'{where}: cannot be read: {error}') from error
     kept = {key: value for key, value in metadata.items() if key not in (SPEC_KEY, BETWEEN_KEY)}
     return write_minari(
-        relabelled(_shown(dataset_id, root), task, spec.rate), output_id, root,
+        relabelled(_shown(dataset_id, root), task, spec.rate, f'{where}, '), output_id, root,
         kept | {TASK_KEY: task.to_json(), CONVERTED_KEY: converted,
                 ORIGIN_KEY: f'{dataset_id} {EPISODES_FILE} sha256:{digest}',
                 VERSION_KEY: code_version()},
         metadata[SPEC_KEY], overwrite)
 
 
+def _is_same(need: TopicValue, other: TopicValue) -> bool:
+    """Return whether two values are one: a topic's leading slash may be left out."""
+    return need._replace(topic=key(need.topic)) == other._replace(topic=key(other.topic))
+
+
 def _shown(dataset_id: str, root: Path | str) -> Iterator[Episode]:
     """Yield the episodes of a dataset, with a progress bar from the first one on."""
-    with h5py.File(data_folder(dataset_id, root) / EPISODES_FILE) as file:
-        count = len(file)
+    try:
+        with h5py.File(data_folder(dataset_id, root) / EPISODES_FILE) as file:
+            count = len(file)
+    except (OSError, RuntimeError) as error:  # h5py raises either on a damaged file
+        raise DatasetError(f'dataset {dataset_id!r}: cannot be read: '
+                           f'{" ".join(str(error).split())}') from error
     yield from tqdm(read_episodes(dataset_id, root), desc='relabel', total=count,
                     unit='episode', dynamic_ncols=True)
 
 
-def relabelled(episodes: Iterable[Episode], task: Task, rate: float) -> Iterator[Episode]:
+def relabelled(
+    episodes: Iterable[Episode], task: Task, rate: float, where: str = ''
+) -> Iterator[Episode]:
     """Yield the episodes that a task makes of others, in their order.
 
     Args:
         episodes: With what was observed between their ticks.
         task: Gives rewards and terminals.
         rate: Hz.
+        where: Begins the errors.
 
     Raises:
-        DatasetError: An episode is said to go on from another, and does not.
+        DatasetError: An episode is without what was observed between its ticks, or is said to go
+            on from another, and does not.
         RewardError: The task does not fit them.
     """
     pieces: list[Episode] = []
     for number, episode in enumerate(episodes):
+        if episode.between is None:
+            raise DatasetError(f'{where}episode {number}: expected what was observed between its '
+                               'ticks, found none; convert the bags anew')
         if episode.continues == 'terminal':
             if not pieces or not np.array_equal(
                     pieces[-1].observations[-1], episode.observations[0]):
-                raise DatasetError(f'episode {number}: expected it to begin where the one before '
-                                   'it ends, as it says, found another observation')
+                raise DatasetError(
+                    f'{where}episode {number}: expected it to begin where the one before it ends, '
+                    'as it says, found another observation')
         elif pieces:
             yield from _judged(pieces, task, rate)
             pieces = []

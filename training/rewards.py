@@ -10,7 +10,9 @@ all that was observed in it is judged, not only its last observation.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -19,7 +21,9 @@ import os
 from pathlib import Path
 import re
 import sys
+import sysconfig
 import traceback
+from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 from idql_ros import spec as specs
@@ -338,7 +342,7 @@ class Task:
             ) from error
         object.__setattr__(self, 'reward', plain[0])
         object.__setattr__(self, 'terminal', plain[1])
-        for part in self._parts():
+        for part in self._parts:
             if part.name in REWARDS:
                 takes = list(inspect.signature(REWARDS[part.name]).parameters.values())[1:]
                 _check_parameters(
@@ -360,6 +364,11 @@ class Task:
                 'reward: expected one topic with rewards, found '
                 f'{", ".join(sorted(need.topic for need in rewards))}')
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the plain data: another process imports functions of one's own anew."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    @functools.cached_property
     def _parts(self) -> list[_Part]:
         """Return what the reward is the weighted sum of."""
         name, parameters = _single(self.reward, 'reward')
@@ -381,13 +390,19 @@ class Task:
             parts.append(_Part(float(item['weight']), name, parameters))
         return parts
 
+    @functools.cached_property
+    def _functions(self) -> list[Callable[..., Any]]:
+        """Return the function of each part; those of one's own are imported."""
+        return [REWARDS[part.name] if part.name in REWARDS else _own_function(part)
+                for part in self._parts]
+
     @property
     def needs(self) -> list[TopicValue]:
         """Return what has to be read from the bag's topics for this task, each once."""
         found = [
             TopicValue('reward', part.parameters['topic'], part.parameters['field'],
                        part.parameters.get('reduce', 'sum'))
-            for part in self._parts() if part.name == 'topic'
+            for part in self._parts if part.name == 'topic'
         ]
         if isinstance(self.terminal, dict):
             named = self.terminal['topic']
@@ -405,20 +420,43 @@ class Task:
             RewardError: A goal is of more numbers than are observed, indices are out of range, a
                 function of one's own cannot be imported or does not take these parameters.
         """
-        for part in self._parts():
+        self.import_own()
+        for part in self._parts:
             parameters = part.parameters
             if part.name not in REWARDS:
-                _own_function(part)
-            elif 'goal' in parameters:
+                continue  # what it takes was looked at
+            if 'goal' in parameters:
                 _goal_columns(observation_size, parameters['goal'], parameters.get('indices'))
             elif part.name == 'action_cost':
                 _columns(parameters.get('indices'), action_size, 'action_cost: indices')
 
+    def import_own(self) -> None:
+        """Import the functions of one's own, once for this task.
+
+        Raises:
+            RewardError: One cannot be imported, or does not take these parameters.
+        """
+        _ = self._functions
+
     def own_source(self) -> str:
-        """Return the source of the modules with functions of one's own; '' without any."""
-        modules = [sys.modules[_own_function(part).__module__]
-                   for part in self._parts() if part.name not in REWARDS]
-        return '\n'.join(inspect.getsource(module) for module in modules)
+        """Return what decides what the functions of one's own do; '' without any.
+
+        The sources of their modules, and of all else that was imported from the same folder, as
+        they are when this process asks first. What a function imports only when it is called is
+        not among them.
+
+        Raises:
+            RewardError: One cannot be imported, or does not take these parameters.
+        """
+        own = [(part, function) for part, function in zip(
+            self._parts, self._functions, strict=True) if part.name not in REWARDS]
+        # The one that it is named by, and the one that it is defined in where that tells.
+        names = {name for part, function in own
+                 for name in (part.name.partition(':')[0], getattr(function, '__module__', None))}
+        modules = [sys.modules[name] for name in sorted(filter(None, names))
+                   if name in sys.modules]
+        return '\n'.join(dict.fromkeys(source for module in modules
+                                       for source in _sources(module)))
 
     def judge(self, steps: Steps) -> Judgement:
         """Return the rewards (n,) float32 and terminals (n,) bool of n decisions.
@@ -428,10 +466,10 @@ class Task:
         """
         total = np.zeros(len(steps.actions))
         terminals = np.zeros(len(steps.actions), bool)
-        for part in self._parts():
+        for part, function in zip(self._parts, self._functions, strict=True):
             rewards, ends = (
-                REWARDS[part.name](steps, **part.parameters) if part.name in REWARDS
-                else _judge_own(part, steps))
+                function(steps, **part.parameters) if part.name in REWARDS
+                else _judge_own(part, function, steps))
             total += part.weight * rewards.astype(np.float64)
             terminals |= ends
         with np.errstate(over='ignore'):  # too large for float32: infinite, and refused
@@ -486,7 +524,7 @@ def _own_function(part: _Part) -> Callable[..., Any]:
     sys.path.insert(0, folder)
     try:
         function = getattr(importlib.import_module(module_name), attribute)
-    except Exception as error:  # a module may raise any
+    except (Exception, SystemExit) as error:  # a module may raise any
         raise RewardError(
             f'{where}: cannot be imported from {folder} or the path: {_told(error)}') from error
     finally:
@@ -494,17 +532,70 @@ def _own_function(part: _Part) -> Callable[..., Any]:
     if not callable(function):
         raise RewardError(f'{where}: expected a function, found {_show(function)}')
     try:
-        inspect.signature(function).bind(None, **part.parameters)
-    except (TypeError, ValueError) as error:
+        signature = inspect.signature(function)
+    except ValueError:  # a compiled one may tell none
+        return function
+    try:
+        signature.bind(None, **part.parameters)
+    except TypeError as error:
         raise RewardError(
             f'{where}: expected the parameters of (steps, **parameters), found '
             f'{_show(part.parameters)}: {error}') from error
     return function
 
 
-def _judge_own(part: _Part, steps: Steps) -> Judgement:
+@functools.cache
+def _sources(module: ModuleType) -> list[str]:
+    """Return the sources of a module and of all imported ones from the folder it was found in.
+
+    Read once: a function that imports only when it is called would otherwise be another one for
+    the next bag.
+    """
+    found = {module.__name__: _source(module)}
+    top = sys.modules.get(module.__name__.partition('.')[0], module)
+    place = next(iter(getattr(top, '__path__', [])), None) or getattr(top, '__file__', None)
+    if place is None:  # built in
+        return list(found.values())
+    folder = _located(place).parent
+    for name, other in list(sys.modules.items()):
+        file = getattr(other, '__file__', None)
+        # Our own are told by the code's version, and the main one is another in each process.
+        if (isinstance(file, str) and name.partition('.')[0] not in (
+                'idql_ros', 'training', '__main__', '__mp_main__')
+                and _located(file).is_relative_to(folder)
+                and (name.partition('.')[0] == top.__name__
+                     or not _is_installed(_located(file)))):
+            found[name] = _source(other)
+    return [found[name] for name in sorted(found)]
+
+
+def _located(file: str) -> Path:
+    """Return a file's path without links, but for one that is a link itself: where it is found."""
+    return Path(file).parent.resolve() / Path(file).name
+
+
+def _is_installed(file: Path) -> bool:
+    """Return whether a module's file is of Python or of an installed package."""
+    return (file.is_relative_to(Path(sysconfig.get_path('stdlib')).resolve())
+            or not {'site-packages', 'dist-packages'}.isdisjoint(file.parts))
+
+
+def _source(module: ModuleType) -> str:
+    """Return a module's name and source; of a compiled one the file's hash, or what tells it."""
+    file = getattr(module, '__file__', None)
+    try:
+        content = Path(file).read_bytes() if file else repr(module).encode()
+    except OSError:  # within a zip file, or gone
+        content = repr(module).encode()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = f'sha256:{hashlib.sha256(content).hexdigest()}'
+    return f'# {module.__name__}\n{text}'
+
+
+def _judge_own(part: _Part, function: Callable[..., Any], steps: Steps) -> Judgement:
     """Call a function of the user's own, and see that it returns rewards and terminals."""
-    function = _own_function(part)
     where = f'reward: {part.name}'
     # What it judges is stored afterwards: it may look, not write.
     looked_at = replace(
@@ -514,7 +605,7 @@ def _judge_own(part: _Part, steps: Steps) -> Judgement:
     try:
         found = function(looked_at, **part.parameters)
         arrays = [np.asarray(values) for values in found] if isinstance(found, tuple) else []
-    except Exception as error:  # it may raise any
+    except (Exception, SystemExit) as error:  # it may raise any
         raise RewardError(f'{where}: failed: {_told(error)}') from error
     if len(arrays) != 2:
         raise RewardError(f'{where}: expected (rewards, terminals), found {_show(found)}')
@@ -539,11 +630,11 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Return an error of somebody else's code in a line, with its place there."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return (f'{type(error).__name__}: {" ".join(str(error).split())} '
-            f'({Path(last.filename).name}:{last.lineno})')
+    said = ': '.join(filter(None, [type(error).__name__, ' '.join(str(error).split())]))
+    return f'{said} ({Path(last.filename).name}:{last.lineno})'
 
 
 def parse_task(reward: str, terminal: str = 'reward') -> Task:
@@ -559,9 +650,7 @@ def parse_task(reward: str, terminal: str = 'reward') -> Task:
         RewardError: It is no task; a module that it names is imported.
     """
     task = Task(_read_yaml(reward, 'reward'), _read_yaml(terminal, 'terminal', alone=True))
-    for part in task._parts():
-        if part.name not in REWARDS:
-            _own_function(part)
+    task.import_own()
     return task
 
 
@@ -574,7 +663,7 @@ def _read_yaml(text: str, where: str, alone: bool = False) -> Any:
         except (OSError, UnicodeDecodeError) as error:
             raise RewardError(f'{where}: cannot be read: {error}') from error
     try:
-        data = specs._UniqueKeyLoader(text).get_single_data()
+        data = specs.UniqueKeyLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RewardError(f'{where}: is not YAML: {" ".join(str(error).split())}') from error
     return {data: {}} if isinstance(data, str) and not alone else data

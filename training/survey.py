@@ -17,7 +17,7 @@ from typing import Any
 from idql_ros.spec import parse_path
 import numpy as np
 from training.files import write_whole
-from training.storage import Bag, BagError, Definitions, Topic
+from training.storage import Bag, BagError, Definitions, find, Topic
 
 NS = 10**9
 # A header clock that lies further from the log's, in seconds, is told.
@@ -49,12 +49,19 @@ class Field:
     # For a path of several elements: smallest and largest of each.
     minima: tuple[float, ...] = ()
     maxima: tuple[float, ...] = ()
+    # All joints of the messages that hold it, where they name any.
+    names: tuple[str, ...] = ()
 
     @property
     def constant(self) -> bool:
         """Return whether nothing ever changed."""
         return all(a == b for a, b in zip(self.minima, self.maxima, strict=True)) and (
             self.minimum == self.maximum or bool(self.minima))
+
+    @property
+    def finite(self) -> bool:
+        """Return whether any number was neither NaN nor infinite."""
+        return math.isfinite(self.minimum)
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,9 @@ class TopicSurvey:
     simulated: bool = False
     frames: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
+    # Where messages name other joints than others do, such as those of several publishers: the
+    # ninetieth percentile of the intervals of each such set, in seconds.
+    sets: tuple[tuple[tuple[str, ...], float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,10 @@ def _topic_lines(topic: TopicSurvey) -> Iterator[str]:
     if topic.stamped:
         frames = f', frame_id {", ".join(topic.frames)}' if topic.frames else ', no frame_id'
         yield f'  header{frames}; {_clock_line(topic)}'
+    if topic.sets:
+        shown = [', '.join(names) for names, _ in topic.sets[:4]]
+        yield ('  messages name different joints: ' + '; '.join(shown)
+               + f' and {len(topic.sets) - 4} more' * (len(topic.sets) > 4))
     for f in topic.fields:
         extra = ''.join(
             f', {100 * share:.3g} % {what}'
@@ -184,9 +198,16 @@ class _Range:
         self._minimum: np.ndarray | None = None
         self._maximum: np.ndarray | None = None
         self._count = self._nan = self._infinite = 0
+        # Of each place, for numbers that have one.
+        self._lists = 0
+        self._nan_at, self._infinite_at = np.zeros(_LISTED), np.zeros(_LISTED)
 
     def add(self, numbers: np.ndarray) -> None:
-        """Take numbers (n,), each of which has its place."""
+        """Take at most `_LISTED` numbers (n,), each of which has its place."""
+        self._lists += 1
+        if numbers.dtype.kind == 'f':
+            self._nan_at[:len(numbers)] += np.isnan(numbers)
+            self._infinite_at[:len(numbers)] += np.isinf(numbers)
         numbers = self._counted(numbers)
         self._extend(numbers, numbers)
 
@@ -217,7 +238,8 @@ class _Range:
             high = np.fmax(self._maximum[:n], high[:n])
         self._minimum, self._maximum = low, high
 
-    def fields(self, paths: list[str], whole: bool) -> Iterator[Field]:
+    def fields(
+            self, paths: list[str], whole: bool, names: tuple[str, ...] = ()) -> Iterator[Field]:
         """Yield a field for each number, or one for all where there is one path."""
         if self._minimum is None or not self._minimum.size:
             return
@@ -226,10 +248,12 @@ class _Range:
         if len(paths) == 1:
             known = [x for x in minima + maxima if not math.isnan(x)] or [math.nan]
             parts = (tuple(minima), tuple(maxima)) if len(minima) > 1 else ((), ())
-            yield Field(paths[0], min(known), max(known), *shares, whole, *parts)
+            yield Field(paths[0], min(known), max(known), *shares, whole, *parts, names)
             return
-        for path, low, high in zip(paths, minima, maxima, strict=False):
-            yield Field(path, low, high, *shares, whole)
+        nans = (self._nan_at / self._lists).tolist()
+        infinite = (self._infinite_at / self._lists).tolist()
+        for path, *numbers in zip(paths, minima, maxima, nans, infinite, strict=False):
+            yield Field(path, *numbers, whole, names=names)
 
     @property
     def size(self) -> int:
@@ -272,15 +296,23 @@ class _Numbers:
             elif isinstance(value, (bool, int, float)):
                 self._scalars[path] = isinstance(value, int)
 
-    def add(self, message: Any, names: tuple[str, ...] | None) -> None:
-        """Take a message; `names` are those of its joints."""
+    def add(self, message: Any, names: tuple[str, ...], order: list[int]) -> None:
+        """Take a message.
+
+        Args:
+            message: The message.
+            names: Of its joints, if any.
+            order: Where each of these is in the lists of the message.
+        """
         if self._get is not None:
             self._rows.append(self._get(message))
             if len(self._rows) >= _ROWS:
                 self._take_rows()
         for path in self._arrays:
             numbers = operator.attrgetter(path)(message)
-            named = names if names and len(names) == len(numbers) else None
+            named = names if names and len(order) == len(numbers) else None
+            if named is not None:
+                numbers = numbers[order]
             many = len(numbers) > _LISTED
             values = self._lists.setdefault(
                 (path, named, many, numbers.dtype.kind in 'biu'), _Range())
@@ -293,7 +325,7 @@ class _Numbers:
             if items and dataclasses.is_dataclass(items[0]):
                 if path not in self._first:
                     self._first[path] = _Numbers(items[0], f'{self._prefix}{path}[0].')
-                self._first[path].add(items[0], names)
+                self._first[path].add(items[0], names, order)
 
     def _take_rows(self) -> None:
         columns = np.array(self._rows, np.float64).reshape(len(self._rows), -1).T
@@ -313,7 +345,7 @@ class _Numbers:
             if many:
                 yield from values.fields([f'{path}[:]'], whole)
             elif paths and all(_is_path(text) for text in paths):
-                yield from values.fields(paths, whole)
+                yield from values.fields(paths, whole, names)
             elif values.size:
                 yield from values.fields([f'{path}[0:{values.size}]'], whole)
         for numbers in self._first.values():
@@ -342,6 +374,13 @@ class _Measured:
         self._stamps: list[tuple[int, int]] = []
         self._frames: list[str] = []
         self._numbers: _Numbers | None = None
+        # The joints of a message as it names them -> as the first one did that has the same, and
+        # where each of these is.
+        self._orders: dict[tuple[str, ...], tuple[tuple[str, ...], list[int]]] = {}
+        self._sets: dict[frozenset[str], tuple[str, ...]] = {}
+        # Joints -> the last log time and the intervals.
+        self._last_of: dict[tuple[str, ...], int] = {}
+        self._intervals_of: dict[tuple[str, ...], _Sample] = {}
 
     def add(self, log_ns: int, message: Any) -> None:
         if self._first_ns is None:
@@ -359,8 +398,29 @@ class _Measured:
             return
         if self._numbers is None:
             self._numbers = _Numbers(message, '')
+        names, order = self._named(message)
+        if names:
+            if names in self._last_of:
+                self._intervals_of.setdefault(names, _Sample()).add(
+                    (log_ns - self._last_of[names]) / NS)
+            self._last_of[names] = log_ns
+        self._numbers.add(message, names, order)
+
+    def _named(self, message: Any) -> tuple[tuple[str, ...], list[int]]:
+        """Return the joints of a message, in one order for one set, and where each of them is."""
         names = getattr(message, 'name', None) or getattr(message, 'joint_names', None)
-        self._numbers.add(message, tuple(names) if isinstance(names, list) else None)
+        # A field of this name may be a text or hold messages.
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            return (), []
+        given = tuple(names)
+        if given not in self._orders:
+            joints = frozenset(given)
+            if len(joints) < len(given):  # a name twice says of neither which it is
+                self._orders[given] = (), []
+            else:
+                first = self._sets.setdefault(joints, given)
+                self._orders[given] = first, [given.index(name) for name in first]
+        return self._orders[given]
 
     def _add_header(self, header: Any, log_ns: int, stamp_ns: int) -> None:
         if header.frame_id not in ('', *self._frames) and len(self._frames) < 8:
@@ -405,7 +465,16 @@ class _Measured:
             simulated=bool(small or (
                 long and skew is not None and abs(skew) > SKEW and abs(speed - 1.0) > 0.02)),
             frames=tuple(self._frames),
-            fields=tuple(self._numbers.fields()) if self._numbers is not None else ())
+            fields=tuple(self._numbers.fields()) if self._numbers is not None else (),
+            sets=tuple(self._spread()))
+
+    def _spread(self) -> Iterator[tuple[tuple[str, ...], float]]:
+        if len(self._last_of) < 2:
+            return
+        for names in self._last_of:
+            sample = self._intervals_of.get(names)
+            interval = sample.percentiles(90) if sample is not None else None
+            yield names, interval[0] if interval else 0.0
 
 
 def survey(path: Path, definitions: Definitions | None = None) -> Survey:
@@ -507,6 +576,12 @@ def _usable(topic: TopicSurvey) -> str:
     return ''
 
 
+def _void(topic: TopicSurvey) -> list[str]:
+    """Return the paths that would be observed if anything finite had been seen there."""
+    return [f.path for f in topic.fields
+            if not f.finite and not f.whole and not _ASIDE.search(f.path)]
+
+
 def _plain(fields: tuple[Field, ...]) -> list[Field]:
     """Return the fields that say something: real, finite, changing, and few."""
     return [f for f in fields if not (f.whole or f.nan or f.infinite or f.constant)
@@ -522,21 +597,26 @@ class _Signal:
     fields: list[str]
     unit: str
     operations: list[str] = field(default_factory=list)
+    # The joints of the messages that it is read from, where they name any.
+    names: tuple[str, ...] = ()
 
 
 def _signals(topic: TopicSurvey) -> Iterator[_Signal]:
-    by_unit: dict[str, list[str]] = {}
+    # What is in no message together is no one signal.
+    by_unit: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for f in _plain(topic.fields):
-        by_unit.setdefault(_unit(topic, f.path), []).append(f.path)
-    for unit, paths in by_unit.items():
+        by_unit.setdefault((_unit(topic, f.path), f.names), []).append(f.path)
+    for (unit, names), paths in by_unit.items():
         # A word that the paths have in common, such as position or linear.
         words = re.findall(r'[a-z]+(?:_[a-z]+)*', re.sub(r'\[.*?\]|\.[xyzw]$', '', paths[0]))
-        yield _Signal(words[-1] if words else '', paths, unit)
+        yield _Signal(words[-1] if words else '', paths, unit, names=names)
     by_path = {f.path: f for f in topic.fields}
     for path in by_path:
         stem = path.removesuffix('orientation.w')
         parts = [by_path.get(f'{stem}orientation.{axis}') for axis in 'xyzw']
         if stem == path or None in parts or all(part.constant for part in parts):
+            continue
+        if any(part.nan or part.infinite for part in parts):
             continue
         level = all(abs(part.minimum) < 1e-3 and abs(part.maximum) < 1e-3 for part in parts[:2])
         yield _Signal(
@@ -547,7 +627,7 @@ def _signals(topic: TopicSurvey) -> Iterator[_Signal]:
         farthest = by_path['range_max'].maximum if 'range_max' in by_path else ranges.maximum
         nearest = by_path['range_min'].minimum if 'range_min' in by_path else 0.0
         count = min(_SECTORS, len(ranges.minima)) if ranges.path != 'ranges[:]' else _SECTORS
-        if math.isfinite(farthest) and 0.0 <= nearest < farthest:
+        if ranges.finite and math.isfinite(farthest) and 0.0 <= nearest < farthest:
             yield _Signal('', [ranges.path], 'm', [
                 f'{{sectors: {{count: {count}, reduce: min, max: {_exactly(farthest)}, '
                 f'min: {_exactly(nearest)}}}}}'])
@@ -592,10 +672,12 @@ def _command(topic: TopicSurvey) -> tuple[list[str], list[_Number]]:
     if topic.type == 'trajectory_msgs/msg/JointTrajectory':
         fields = [f for f in fields if re.fullmatch(
             r'points\[0\]\.positions\[[A-Za-z_/].*', f.path)]
+        fields = [f for f in fields if f.names == fields[0].names]
     elif topic.type.endswith('/JointState'):
         fields = next(
             (part for word in ('position', 'velocity', 'effort')
              if (part := [f for f in fields if f.path.startswith(f'{word}[')])), [])
+        fields = [f for f in fields if f.names == fields[0].names]
     elif any(not f.constant for f in fields):
         # What never moved is not learnt; joints are one whole.
         fields = [f for f in fields if not f.constant and 'orientation' not in f.path]
@@ -685,11 +767,17 @@ def starting_spec(found: Survey) -> str:
         for topic in rest:
             reason = reasons[topic.name] or (
                 f'{_number(topic.rate)} Hz, slower than the others' if topic in slow
+                else f'nothing but NaN or infinite in {_paths(_void(topic))}'
+                if _is_observation(topic) and _void(topic)
                 else 'holds what a controller was told, which an action may be read from'
                 if any(re.match('(reference|desired)\\.', f.path) for f in topic.fields)
                 else 'neither its type nor its name says what it is for')
             lines.append(f'#   {_clean(topic.name)} ({_clean(topic.type)}): {reason}')
     return '\n'.join(line.rstrip() for line in lines) + '\n'
+
+
+def _paths(paths: list[str]) -> str:
+    return ', '.join(paths[:4] + ['...'] * (len(paths) > 4))
 
 
 def _clean(text: str) -> str:
@@ -719,11 +807,15 @@ def _heading(
 
 
 def _signal_lines(topic: TopicSurvey, simulated: bool, taken: set[str]) -> Iterator[str]:
-    longest = max(topic.intervals[1], 1.0 / topic.rate)
     # What the stamps say is of no use where they are not of the clock that ticks.
     own_clock = not simulated and topic.stamped and (
         topic.skew is None or abs(topic.skew) > SKEW or topic.simulated)
+    if void := _void(topic):
+        yield (f'  # Left out of {topic.name}: nothing but NaN or infinite in '
+               f'{_clean(_paths(void))}')
+    intervals = dict(topic.sets)
     for signal in _signals(topic):
+        longest = max(intervals.get(signal.names, 0.0), topic.intervals[1], 1.0 / topic.rate)
         yield f'  - name: {_name(topic.name, signal.suffix, taken)}  # guess: {_why(topic)}'
         yield f'    topic: {topic.name.lstrip("/")}'
         yield f'    type: {topic.type}'
@@ -757,7 +849,7 @@ def inspect(path: Path, definitions: Definitions | None, spec_out: Path | None) 
     """Survey a bag for a person, and write a spec to begin with.
 
     Args:
-        path: The bag.
+        path: The bag, or a folder with one bag in it.
         definitions: Of types that it does not define.
         spec_out: Where the spec goes; None: nowhere.
 
@@ -769,6 +861,13 @@ def inspect(path: Path, definitions: Definitions | None, spec_out: Path | None) 
     """
     if spec_out is not None and spec_out.exists():
         raise BagError(f'{spec_out}: expected no file there, found one; it may have been edited')
+    if path.is_dir() and (bags := find([path])) != [path]:
+        if len(bags) > 1:
+            names = [bag.relative_to(path).as_posix() for bag in bags]
+            raise BagError(
+                f'{path}: expected one bag to inspect, found a folder with {len(bags)} bags: '
+                f'{_paths(names)}; inspect one of them, such as {bags[0]}')
+        path, = bags
     found = survey(path, definitions)
     text = starting_spec(found)
     lines = [found.text(), '']

@@ -1,5 +1,6 @@
-"""Numbers, times and counts as they are written for people."""
+"""Numbers, times, counts and names as they are written for people."""
 
+from collections.abc import Sequence
 import math
 
 
@@ -48,3 +49,16 @@ def percent(share: float | None) -> str:
 def counted(count: int, word: str) -> str:
     """Return a count of what has a plural in s."""
     return f'{count:,} {word}' if count == 1 else f'{count:,} {word}s'
+
+
+def listed(items: Sequence[str], most: int, word: str) -> str:
+    """Return at most so many of one or more items as a list, and how many more there are."""
+    more = len(items) - most
+    parts = [*items[:most], f'{more:,} more {word}' + 's' * (more > 1)] if more > 0 else items
+    return f'{", ".join(parts[:-1])} and {parts[-1]}' if parts[1:] else parts[0]
+
+
+def cut(name: str, width: int) -> str:
+    """Return a name in one line of at most so many characters; its beginning tells most."""
+    name = ' '.join(name.split())
+    return name if len(name) <= width else f'{name[:width - 3]}...'
