@@ -13,6 +13,7 @@ from training.alignment import align, new_account  # noqa: E402
 WALL = 1_700_000_000 * 10**9
 CLOCKED = {'tick': 'timer', 'clock': 'header'}
 
+
 def stretches(recording, account=None):
     """Return the stretches of a recording."""
     account = account or new_account('bag', recording.spec)
