@@ -1,6 +1,7 @@
 """A bag replayed to the real node over DDS: it acts on the observations of the dataset."""
 
 from dataclasses import replace
+import gc
 import json
 import os
 from pathlib import Path
@@ -43,8 +44,11 @@ class Watched:
         """Configure it, in simulated time; it stays inactive."""
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
-        self.node = PolicyNode(context=self.context, parameter_overrides=[
-            Parameter('model', value=str(policy)), Parameter('use_sim_time', value=True)])
+        # Under a name of its own: while anything of it is left, nobody takes it for another's.
+        self.node = PolicyNode(
+            context=self.context, cli_args=['--ros-args', '-r', '__node:=replayed'],
+            parameter_overrides=[
+                Parameter('model', value=str(policy)), Parameter('use_sim_time', value=True)])
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
@@ -85,10 +89,14 @@ class Watched:
             self.executor.spin_once(timeout_sec=0.02)
 
     def close(self):
-        """End it."""
+        """End it, and leave nothing of it on the network."""
+        assert self.node.trigger_deactivate() == TransitionCallbackReturn.SUCCESS
+        assert self.node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
+        del self.executor, self.node, self.context
+        gc.collect()  # what watches it refers to it
 
 
 def replayed(path, spec, folder):
@@ -109,19 +117,19 @@ def replayed(path, spec, folder):
         first = step()
         watched.spin_until(lambda: watched.now_ns() == first['clock'], 'the first clock')
         watched.activate()
-        node = watched.node
         while told := step():
             # Released only when the node has taken what was sent, and done what it asks for.
             watched.spin_until(
                 lambda told=told: watched.received == told['messages']
                 and watched.now_ns() == told['clock']
                 and (spec.tick == 'arrival' or watched.ticks == told['due'] - 1)
-                and node._job is None, str(told))
-        assert node._counts['missed'] == node._counts['dropped'] == 0
+                and watched.node._job is None, str(told))
+        counts = watched.node._counts
+        assert counts['missed'] == counts['dropped'] == 0
     finally:
         replay.stdin.close()
         replay.wait(10)
-        watched.close()
+    watched.close()
     return watched.observations
 
 

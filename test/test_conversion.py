@@ -218,7 +218,7 @@ def test_interrupted_conversion_leaves_no_dataset_and_is_resumed(tmp_path, numbe
     spec = tmp_path / 'robot.yaml'
     spec.write_text(robot().to_json())
     small = drive(20).save(tmp_path / 'a_small', 'sqlite3')
-    large = drive(6000, start_ns=T + 10**15).save(tmp_path / 'b_large', 'sqlite3')
+    large = drive(20_000, start_ns=T + 10**15).save(tmp_path / 'b_large', 'sqlite3')
     command = [sys.executable, '-m', 'training.bags', str(small), str(large), '--spec', str(spec),
                '--reward', 'sparse_goal: {goal: [3, -3], tolerance: 0.1}', '--dataset-id', ID,
                '--root', str(tmp_path / 'datasets'), '--report', str(tmp_path / 'report'),
@@ -240,7 +240,7 @@ def test_interrupted_conversion_leaves_no_dataset_and_is_resumed(tmp_path, numbe
     assert done.returncode == 0, done.stderr
     assert left_in(tmp_path / 'datasets') == ['test']
     dataset, _ = load_minari(ID, tmp_path / 'datasets')
-    assert len(dataset.rewards) == 19 + 5999
+    assert len(dataset.rewards) == 19 + 19_999
 
 
 def test_resuming_with_another_function_of_ones_own_begins_anew(tmp_path, monkeypatch):
