@@ -120,8 +120,10 @@ def _plain(task: Task | None) -> dict | None:
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake ends it with one line and exit code 1."""
-    # To be ended is to be interrupted: the processes are ended too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # To be ended is to be interrupted: the processes are ended too. A shell lets what it starts in
+    # the background ignore SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         tyro.cli(main, args=arguments)
     except KeyboardInterrupt:
