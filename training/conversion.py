@@ -19,6 +19,7 @@ from multiprocessing import connection
 import os
 from pathlib import Path
 import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -252,7 +253,10 @@ def _convert_bags(
 def _run_processes(tasks: list[tuple], jobs: int, show: Callable[[], None]) -> None:
     """Run a process for each task, so many at a time; none outlives this."""
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([__name__])  # once, and not in each
+    # Imported once, and not by each process: this, and the program, which they import as well.
+    program = getattr(sys.modules['__main__'], '__spec__', None)
+    context.set_forkserver_preload(
+        ['__main__', __name__, *([] if program is None else [program.name])])
     running: dict[int, tuple[Any, tuple]] = {}  # by what tells that a process has ended
     waiting = tasks[::-1]
     try:
