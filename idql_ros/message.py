@@ -242,6 +242,15 @@ def _new_reader(stream: Stream, message: Any) -> _Reader:
     return reader
 
 
+def why_unreadable(stream: Stream, message: Any) -> str:
+    """Return why the numbers of a message cannot be read; empty where they can."""
+    try:
+        read(stream, message)
+    except MessageError as error:
+        return str(error)
+    return ''
+
+
 class _Reader:
     """How the numbers of a stream are taken from messages of one class, worked out once.
 

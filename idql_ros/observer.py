@@ -123,7 +123,7 @@ class Observer:
             if newest.by_name and not messages.concerns(newest.signal, message):
                 read.append(_NOT_FOR_IT)
                 if not newest.came and not newest.error:
-                    newest.error = _why_unreadable(newest.signal, message)
+                    newest.error = messages.why_unreadable(newest.signal, message)
                 continue
             values = None
             stamped = newest.by_header and header_ns is not None
@@ -258,14 +258,6 @@ def follows(spec: Spec, before_ns: int, tick_ns: int) -> bool:
         return spec.period_of(tick_ns) == spec.period_of(before_ns) + 1
     # A timer's ticks lie anywhere in the periods, and jitter.
     return 0 < tick_ns - before_ns <= _FOLLOWING_PERIODS * messages.NS / spec.rate
-
-
-def _why_unreadable(signal: Signal, message: Any) -> str:
-    try:
-        messages.read(signal, message)
-    except messages.MessageError as error:
-        return str(error)
-    return ''
 
 
 def _reason(newest: _Newest, tick_ns: int) -> str:

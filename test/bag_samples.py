@@ -62,14 +62,7 @@ def write2(path, entries, plugin='mcap', mode='plain', version=9, store=JAZZY):
     """Write a bag of rosbag2 with rosbags; return its folder."""
     writer = rosbag2.Writer(path, version=version, storage_plugin=PLUGINS[plugin])
     writer.set_compression(MODES[mode], rosbag2.CompressionFormat.ZSTD)
-    with writer:
-        connections = {}
-        for topic, kind, log_ns, k in entries:
-            if topic not in connections:
-                connections[topic] = writer.add_connection(f'/{topic}', kind, typestore=store)
-            writer.write(connections[topic], log_ns,
-                         bytes(store.serialize_cdr(make(kind, k, store), kind)))
-    return path
+    return _write(writer, path, entries, store, store.serialize_cdr)
 
 
 def write1(path, entries, compression=None):
@@ -77,13 +70,16 @@ def write1(path, entries, compression=None):
     writer = rosbag1.Writer(path)
     if compression:
         writer.set_compression(rosbag1.Writer.CompressionFormat[compression])
+    return _write(writer, path, entries, NOETIC, NOETIC.serialize_ros1)
+
+
+def _write(writer, path, entries, store, serialize):
     with writer:
         connections = {}
         for topic, kind, log_ns, k in entries:
             if topic not in connections:
-                connections[topic] = writer.add_connection(f'/{topic}', kind, typestore=NOETIC)
-            writer.write(connections[topic], log_ns,
-                         bytes(NOETIC.serialize_ros1(make(kind, k, NOETIC), kind)))
+                connections[topic] = writer.add_connection(f'/{topic}', kind, typestore=store)
+            writer.write(connections[topic], log_ns, bytes(serialize(make(kind, k, store), kind)))
     return path
 
 

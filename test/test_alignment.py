@@ -375,6 +375,17 @@ def test_two_publishers_of_joint_states_are_told_apart_by_their_joints():
     assert counts['joints'] == counts['finger'] == 30
 
 
+def test_other_frame_is_refused_after_a_message_that_cannot_be_read_too():
+    joints = {**rec.JOINTS, 'fields': ['position[0]'], 'operations': [], 'frame_id': 'base'}
+    recording = drive(3, robot((rec.ODOMETRY, joints)))
+    for shift, (frame_id, position) in enumerate([('base', []), ('arm', [1.0])]):
+        message = messages.blank(joints['type'])
+        message.header.frame_id, message.position = frame_id, position
+        recording.add_message('joint_states', message, T + shift * MS)
+    with pytest.raises(messages.MessageError, match='expected the frame_id base .* found .arm.'):
+        stretches(recording)
+
+
 def test_joint_that_no_message_names_is_told_with_those_that_are_there():
     recording = drive(3, robot((rec.ODOMETRY, {**rec.JOINTS, 'fields': ['position[elbow]'],
                                                'operations': []})))

@@ -293,6 +293,7 @@ def test_frame_that_the_spec_does_not_state_is_refused(tmp_path):
         [path], Conversion(robot(({**rec.ODOMETRY, 'frame_id': 'map'},)), None), 1)
     assert result.episodes == []
     assert any('map' in reason for reason in result.account['unused'])
+    assert 'expected the frame_id map that the spec states' in result.account['refused']
     command = {**rec.VELOCITY, 'frame_id': 'map'}
     assert 'map' in refusal(path, robot(actions=(command,)))
 

@@ -349,7 +349,7 @@ class _Use:
 
 def key(topic: str) -> str:
     """Return a topic as bags are asked for it."""
-    return topic.removeprefix('~').lstrip('/')
+    return topic.lstrip('/')
 
 
 def topics_of(spec: specs.Spec, task_topics: Iterable[TaskTopic]) -> set[str]:
@@ -418,11 +418,12 @@ def align(
                 if values is not None and not values.size:  # of another publisher's joints
                     continue
                 stream.add(time_ns, logged_ns, stamp_ns, values)
-                if values is None and not stream.unreadable:
-                    stream.unreadable = _why_unreadable(signal, message)
+                if values is None:
+                    stream.unreadable = stream.unreadable or messages.why_unreadable(
+                        signal, message)
                     if signal.frame_id and header is not None and (
                             header.frame_id != signal.frame_id):
-                        raise messages.MessageError(stream.unreadable)
+                        raise messages.MessageError(messages.why_unreadable(signal, message))
         if finished:
             yield from finished
             finished.clear()
@@ -438,14 +439,6 @@ def align(
         if elsewhere.get(command.name) is not None:
             messages.read(command, elsewhere[command.name])  # says which joints there are
     yield from finished
-
-
-def _why_unreadable(signal: specs.Signal, message: Any) -> str:
-    try:
-        messages.read(signal, message)
-    except messages.MessageError as error:
-        return str(error)
-    return ''
 
 
 def _uses(
