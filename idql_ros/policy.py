@@ -16,6 +16,7 @@ import pathlib
 from typing import Any, get_args, Literal
 
 from idql_ros import spec as specs
+from idql_ros.session import Session, SessionError
 import numpy as np
 
 FORMAT_VERSION = 1
@@ -210,7 +211,10 @@ class Policy:
         except OSError as error:
             raise PolicyError(f'{path}: cannot be read: {error.strerror}') from error
         self.digest = hashlib.sha256(content).hexdigest()
-        self._session = _open(path, content, threads)
+        try:
+            self._session = Session(content, threads)
+        except SessionError as error:
+            raise PolicyError(f'{path}: {error}') from error
         metadata = self._read_metadata()
         self.spec = self._read_spec(metadata)
         self.provenance: dict[str, Any] = metadata.get('provenance', {})
@@ -221,7 +225,7 @@ class Policy:
         self.critic_loss, self.critic_parameter = self._check_critic(metadata['model'])
 
     def _read_metadata(self) -> dict[str, Any]:
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        text = self._session.metadata.get(METADATA_KEY)
         if text is None:
             raise PolicyError(
                 f'{self.path}: an ONNX file, but no policy: expected the metadata {METADATA_KEY} '
@@ -265,13 +269,11 @@ class Policy:
         expected_shapes = {
             'observations': (None, o), 'noise': (None, steps, None, a),
             'candidates': (None, None, a), 'q': (None, None), 'v': (None,)}
-        values = (*self._session.get_inputs(), *self._session.get_outputs())
-        found_shapes = {value.name: tuple(
-            size if isinstance(size, int) else None for size in value.shape) for value in values}
+        found_shapes = {tensor.name: tensor.shape for tensor in self._session.tensors}
         if found_shapes != expected_shapes:
             raise PolicyError(f'{self.path}: graph: expected inputs and outputs {expected_shapes} '
                               f'(None: any size) as its metadata say, found {found_shapes}')
-        found_types = {value.type for value in values}
+        found_types = {tensor.type for tensor in self._session.tensors}
         if found_types != {'tensor(float)'}:
             raise PolicyError(f'{self.path}: graph: expected inputs and outputs of float32, found '
                               f'{", ".join(sorted(found_types))}')
@@ -351,27 +353,6 @@ class Policy:
         """Return candidates (B, N, A), q (B, N) and v (B,) for noise (B, T, N, A)."""
         runs = -(-noise.shape[2] // _CANDIDATES_A_RUN)
         actions, q, v = zip(*(
-            self._session.run(
-                ['candidates', 'q', 'v'], {'observations': observations, 'noise': part})
+            self._session.run(observations, part)
             for part in np.array_split(noise, runs, axis=2)), strict=True)
         return np.concatenate(actions, axis=1), np.concatenate(q, axis=1), v[0]
-
-
-def _open(path: str | pathlib.Path, content: bytes, threads: int) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise PolicyError(
-            'onnxruntime is not installed: pip install onnxruntime') from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # Spinning threads starve a simulator or driver on the same cores.
-    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-    options.log_severity_level = 4  # what goes wrong is raised
-    try:
-        return onnxruntime.InferenceSession(
-            content, options, providers=['CPUExecutionProvider'])
-    except Exception as error:  # its exception classes have no base of their own
-        raise PolicyError(f'{path}: not an ONNX file that onnxruntime {onnxruntime.__version__} '
-                          f'opens: {" ".join(str(error).split())[:300]}') from error

@@ -472,8 +472,7 @@ def test_sampling_temperature_scales_the_noise_of_the_steps_and_not_the_first(tm
 def test_decision_is_one_run_of_the_graph_with_the_noise_of_its_tick(policy, candidates):
     # To the bit: what is batched or split elsewhere leaves the robot's decisions as they were.
     noise = draw_noise(3, 7, 5, candidates, 2)
-    (actions,), (q,), (v,) = policy._session.run(
-        ['candidates', 'q', 'v'], {'observations': OBSERVATION[None], 'noise': noise})
+    (actions,), (q,), (v,) = policy._session.run(OBSERVATION[None], noise)
     found = policy.decide(OBSERVATION, 7, 3, candidates)
     assert np.array_equal(found.candidates, actions) and np.array_equal(found.candidate_q, q)
     assert np.array_equal(found.action, actions[np.argmax(q)])
