@@ -17,7 +17,8 @@ import warnings
 
 from idql_ros import message as messages
 from idql_ros import spec as specs
-from idql_ros.guard import Guard
+from idql_ros.guard import Stop
+from idql_ros.limits import Limits
 from idql_ros.spec import Spec
 import numpy as np
 
@@ -242,7 +243,8 @@ class SimulatedRobot:
         self.steps_per_tick = steps.numerator
         self.step_seconds = float(step)
         self._step_ns = step * messages.NS
-        self._guard = Guard(spec)
+        self._limits = Limits(spec)
+        self._stop = Stop(spec, self._limits)
         # The numbers of the environment are one frame; the observer makes the history. An
         # observation of the same frames over and over measures the same.
         self._parts = np.split(
@@ -303,7 +305,7 @@ class SimulatedRobot:
         self.over = self.terminated = False
         self.total_reward, self.success, self.length = 0.0, False, 0
         self._observation, _ = self.env.reset(seed=self._seed + episode)
-        self._guard.reset()
+        self._stop.reset()
         self._stopped: np.ndarray | None = None
         self._measure()
         sent = self.observe()
@@ -333,13 +335,14 @@ class SimulatedRobot:
         Raises:
             SimulationError: the action is not finite.
         """
-        # While the robot stops, the guard goes on to hold what it held when the stop began.
+        if not np.isfinite(action).all():
+            raise SimulationError(f'expected a finite action, found {action.tolist()}')
+        # While the robot stops, it goes on to hold what it held when the stop began.
         held = self._stopped
         if held is None or not np.array_equal(action, held):
-            held, _ = self._guard.act(action, 0.0)
+            held = self._limits.clip(action)
+            self._stop.send(held)
             self._stopped = None
-        if held is None:
-            raise SimulationError(f'expected a finite action, found {action.tolist()}')
         self._observation, reward, terminated, truncated, info = self.env.step(held)
         self._measure()
         self.step += 1
@@ -350,13 +353,13 @@ class SimulatedRobot:
         self.over = self.terminated or bool(truncated)
 
     def _measure(self) -> None:
-        self._guard.measure(np.asarray(self._observation, np.float32)[self._frames])
+        self._stop.measure(np.asarray(self._observation, np.float32)[self._frames])
 
     def stop_action(self) -> np.ndarray | None:
         """Return what the robot does by itself when commands stay away: the spec's stop (A,).
 
         None where the spec's stop is not known yet (it holds what was never measured or sent).
         """
-        parts = self._guard.stop()
-        self._stopped = None if any(part is None for part in parts) else np.concatenate(parts)
+        held = self._stop.hold()
+        self._stopped = None if np.isnan(held).any() else held
         return self._stopped

@@ -48,6 +48,7 @@ class _Newest:
     # Header stamp, or the time of receipt, as the signal's `time` says.
     stamp_ns: int = 0
     stamped: bool = False
+    received_ns: int = 0
     # No tick was taken since it came.
     new: bool = False
     # Messages dropped because a newer one had overtaken them.
@@ -64,9 +65,15 @@ class Observer:
     time for what has no header).
     """
 
-    def __init__(self, spec: Spec) -> None:
-        """Start without any sample."""
-        self._spec = spec
+    def __init__(self, spec: Spec, *, clock_lags: bool = False) -> None:
+        """Start without any sample.
+
+        Args:
+            spec: What is observed.
+            clock_lags: The clock of receipt may lag behind the stamps, as that of simulation does
+                until /clock comes: what is stamped later than it was received is not too new.
+        """
+        self._spec, self._clock_lags = spec, clock_lags
         self._newest: list[_Newest] = []
         self._of_topic: dict[str, list[_Newest]] = {}
         begin = 0
@@ -140,6 +147,7 @@ class Observer:
             newest.came = newest.new = True
             newest.values, newest.error = values, error
             newest.stamp_ns, newest.stamped = stamp_ns, stamped
+            newest.received_ns = max(received_ns, stamp_ns) if self._clock_lags else received_ns
             # On so few numbers far cheaper than numpy's.
             newest.usable = (values is not None and stamp_ns >= 0
                              and all(map(math.isfinite, values.tolist())))
@@ -160,8 +168,10 @@ class Observer:
                 stamp_ns = newest.stamp_ns
                 if stamp_ns - age_ns > begin_ns:
                     begin_ns = stamp_ns - age_ns
-                if stamp_ns + age_ns < end_ns:
-                    end_ns = stamp_ns + age_ns
+                # A stamp in the future makes no sample live longer.
+                oldest_ns = min(stamp_ns, newest.received_ns)
+                if oldest_ns + age_ns < end_ns:
+                    end_ns = oldest_ns + age_ns
         self._fresh_from_ns, self._fresh_until_ns = begin_ns, end_ns
 
     def take_tick(self, now_ns: int) -> int | None:
@@ -187,7 +197,7 @@ class Observer:
             if not newest.stamped:
                 # It came with this tick. Its own time is that of the node's clock, which in
                 # simulation may still lag behind the stamps.
-                newest.stamp_ns = tick_ns
+                newest.stamp_ns = newest.received_ns = tick_ns
         self._find_fresh()
         return tick_ns
 
@@ -232,6 +242,15 @@ class Observer:
             return None
         return np.concatenate([*self._past, self._frame])[self._order]
 
+    def hold_s(self, now_ns: int) -> float:
+        """Return how long (s) the last command may be held where there is no observation.
+
+        The shortest `hold_time` of the signals that are not usable; where all of them are, as
+        when the history is too short, that of the spec.
+        """
+        return min((newest.signal.hold_time for newest in self._newest if _reason(newest, now_ns)),
+                   default=self._spec.hold_time)
+
     def ages_s(self, tick_ns: int) -> list[float]:
         """Return the age of each signal's newest sample at a tick; NaN before the first one."""
         return [(tick_ns - n.stamp_ns) / messages.NS if n.came else math.nan for n in self._newest]
@@ -269,15 +288,31 @@ def _reason(newest: _Newest, tick_ns: int) -> str:
     if newest.stamp_ns < 0:
         return f'{name}: stamped with a negative time, {newest.stamp_ns / messages.NS:.3f} s'
     if newest.max_age_ns is not None:
-        age_ns = tick_ns - newest.stamp_ns
+        age_ns, waited_ns = tick_ns - newest.stamp_ns, tick_ns - newest.received_ns
         if age_ns > newest.max_age_ns:
             return (f'{name}: stale, {age_ns / messages.NS:.3f} s old, at most {signal.max_age} s '
-                    'allowed')
+                    f'allowed{_why_old(newest, waited_ns)}')
         if age_ns < -newest.max_age_ns:
             return (f'{name}: stamped {-age_ns / messages.NS:.3f} s in the future, at most '
                     f'{signal.max_age} s allowed; do both sides use the same clock?')
+        if waited_ns > newest.max_age_ns:
+            return (f'{name}: received {waited_ns / messages.NS:.3f} s ago, at most '
+                    f'{signal.max_age} s allowed, with a stamp that was '
+                    f'{(waited_ns - age_ns) / messages.NS:.3f} s in the future; do both sides use '
+                    'the same clock?')
     if newest.values is None:
         return f'{name}: {newest.error}'
     if not newest.usable:
         return f'{name}: not finite, {newest.values.tolist()}'
+    return ''
+
+
+def _why_old(newest: _Newest, waited_ns: int) -> str:
+    """Return what is known of a stamp that is too old."""
+    if newest.stamped and newest.stamp_ns == 0:
+        return ('; its stamp is 0: where the publisher does not stamp, state time: received for '
+                'this signal')
+    if newest.stamped and 0 <= waited_ns <= newest.max_age_ns:
+        return (f'; it was received only {waited_ns / messages.NS:.3f} s ago: either it was long '
+                'on its way, or its publisher has another clock')
     return ''

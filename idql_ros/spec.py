@@ -17,6 +17,7 @@ import pathlib
 import re
 from typing import Any
 
+from idql_ros import urdf
 import numpy as np
 import yaml
 
@@ -198,6 +199,8 @@ class Stream:
     reliability: str
     durability: str
     depth: int
+    # Seconds between two messages at most, or it is reported; None: none is agreed on.
+    deadline: float | None
 
     @property
     def sizes(self) -> tuple[int | None, ...]:
@@ -231,6 +234,8 @@ class Signal(Stream):
     time: str = 'header'
     # Sent once and valid from then on, such as a goal.
     latched: bool = False
+    # Seconds; so long the last command may be held once this signal is missing.
+    hold_time: float = 0.0
 
     @property
     def width(self) -> int:
@@ -251,9 +256,14 @@ class Dimension:
     stop: str
     # The value to send, for stop 'pose'.
     pose: float | None = None
-    # Index into the observation, with its history, that measures this dimension, for stop
-    # 'hold_measured'.
+    # Index into the observation, with its history, that measures this dimension: for stop
+    # 'hold_measured', the start-up blend, and as what the first command's limits refer to.
     measured: int | None = None
+    # How fast the command may change (unit/s), and this change (unit/s^2).
+    max_rate: float | None = None
+    max_acceleration: float | None = None
+    # A command that is farther than this (unit) from the last one is not sent at all.
+    max_jump: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +281,19 @@ class Command(Stream):
 
 
 @dataclasses.dataclass(frozen=True)
+class Space:
+    """What an action means in space: the point origin + scale * action, for those who look on."""
+
+    # The frame of both.
+    frame_id: str
+    # Indices, two or three, into the action, and into the observation; () is the frame's own
+    # origin. A third coordinate that is not stated is 0.
+    action: tuple[int, ...]
+    origin: tuple[int, ...] = ()
+    scale: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class Spec:
     """What a policy observes and does. `observations` and `actions` are concatenated in order."""
 
@@ -285,6 +308,15 @@ class Spec:
     clock: str
     observations: tuple[Signal, ...]
     actions: tuple[Command, ...]
+    # Seconds; from the first action on, commands go over from what is measured to what the
+    # policy asks for.
+    blend_time: float = 0.0
+    space: Space | None = None
+
+    @property
+    def hold_time(self) -> float:
+        """Return how long (s) the last command may be held for causes that are no signal's."""
+        return min(signal.hold_time for signal in self.observations if not signal.latched)
 
     @property
     def observation_size(self) -> int:
@@ -330,11 +362,14 @@ class Spec:
                 'operations': [operation.to_data() for operation in s.operations],
                 'joints': list(s.joints), 'frame_id': s.frame_id,
                 'qos': {'reliability': s.reliability, 'durability': s.durability,
-                        'depth': s.depth}}
+                        'depth': s.depth,
+                        **({} if s.deadline is None else {'deadline': s.deadline})}}
 
         def signal(s: Signal) -> dict[str, Any]:
             age = {'latched': True} if s.latched else {'max_age': s.max_age}
-            return {**stream(s), 'unit': s.unit, **age, 'history': s.history, 'time': s.time}
+            hold = {'hold_time': s.hold_time} if s.hold_time else {}
+            return {**stream(s), 'unit': s.unit, **age, 'history': s.history, 'time': s.time,
+                    **hold}
 
         def command(c: Command) -> dict[str, Any]:
             result = {**stream(c), 'rule': c.rule,
@@ -348,14 +383,22 @@ class Spec:
         def dimension(d: Dimension) -> dict[str, Any]:
             result = {'kind': d.kind, 'unit': d.unit, 'lower': d.lower, 'upper': d.upper,
                       'stop': {'pose': d.pose} if d.stop == 'pose' else d.stop}
-            if d.measured is not None:
-                result['measured'] = d.measured
+            for key in ('measured', 'max_rate', 'max_acceleration', 'max_jump'):
+                if getattr(d, key) is not None:
+                    result[key] = getattr(d, key)
             return result
+
+        def space(s: Space) -> dict[str, Any]:
+            origin = {'origin': list(s.origin)} if s.origin else {}
+            return {'frame_id': s.frame_id, 'action': list(s.action), **origin, 'scale': s.scale}
 
         return {
             'spec_version': SPEC_VERSION, 'name': self.name, 'rate': self.rate, 'tick': self.tick,
             'clock': self.clock, 'observations': [signal(s) for s in self.observations],
-            'actions': [command(c) for c in self.actions]}
+            'actions': [command(c) for c in self.actions],
+            # A spec without them is written as it was before there were any.
+            **({'blend_time': self.blend_time} if self.blend_time else {}),
+            **({'space': space(self.space)} if self.space is not None else {})}
 
     def to_json(self) -> str:
         """Return the spec as JSON; numbers are written so that they are read back exactly."""
@@ -408,6 +451,11 @@ def load(path: str | pathlib.Path) -> Spec:
         raise SpecError(f'{path}: cannot be read: {error.strerror}') from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f'{path}: is not YAML: {" ".join(str(error).split())}') from error
+    if isinstance(data, dict) and 'urdf' in data:
+        try:
+            data = urdf.fill_in(data, path.parent)
+        except urdf.UrdfError as error:
+            raise SpecError(f'{path}: {" ".join(str(error).split())}') from error
     return parse(data, str(path))
 
 
@@ -467,6 +515,23 @@ class _Reader:
             raise self._error(key, expected, value)
         return value
 
+    def _duration(self, key: str) -> float:
+        expected = 'a number of seconds from 0 to a million'
+        value = self._number(key, expected, 0.0)
+        if not 0.0 <= value <= 1e6:
+            raise self._error(key, expected, value)
+        return value
+
+    def _limit(self, key: str, unit: str) -> float | None:
+        if key not in self._data:
+            self._asked.add(key)
+            return None
+        expected = f'a number above 0, in {unit}'
+        value = self._number(key, expected)
+        if not value > 0.0:
+            raise self._error(key, expected, value)
+        return value
+
     def _whole(self, key: str, lowest: int, highest: int, default: Any = ...) -> int:
         expected = f'a whole number from {lowest} to {highest}'
         value = self._get(key, expected, default)
@@ -481,13 +546,15 @@ class _Reader:
             raise self._error(key, expected, value)
         return value
 
-    def _reader(self, key: str, default: Any) -> _Reader:
-        return _Reader(self._get(key, 'a mapping', default), self._source, f'{self._key}.{key}')
+    def _reader(self, key: str, default: Any = ...) -> _Reader:
+        return _Reader(self._get(key, 'a mapping', default), self._source, self._below(key))
 
     def _readers(self, key: str, expected: str) -> list[_Reader]:
-        prefix = f'{self._key}.{key}' if self._key else key
-        return [_Reader(item, self._source, f'{prefix}[{i}]')
+        return [_Reader(item, self._source, f'{self._below(key)}[{i}]')
                 for i, item in enumerate(self._list(key, expected))]
+
+    def _below(self, key: str) -> str:
+        return f'{self._key}.{key}' if self._key else key
 
     def spec(self) -> Spec:
         version = self._get('spec_version', f'{SPEC_VERSION}')
@@ -506,6 +573,11 @@ class _Reader:
         actions = tuple(
             r.command(observations, rate)
             for r in self._readers('actions', 'a list of one command or more'))
+        blend_time = self._duration('blend_time')
+        space = self._reader('space').space(
+            sum(signal.width for signal in observations),
+            sum(command.size for command in actions)) if 'space' in self._data else None
+        self._asked.add('space')
         self._done()
         for key, streams in (('observations', observations), ('actions', actions)):
             names = [stream.name for stream in streams]
@@ -517,13 +589,30 @@ class _Reader:
         if all(signal.latched for signal in observations):
             raise self._error('observations', 'one signal or more that is not latched',
                               'latched signals only')
-        return Spec(name, rate, tick, clock, observations, actions)
+        return Spec(name, rate, tick, clock, observations, actions, blend_time, space)
+
+    def space(self, observation_size: int, action_size: int) -> Space:
+        frame_id = self._text('frame_id', r'.+', 'a frame name')
+        action = self._indices('action', action_size)
+        origin = self._indices('origin', observation_size) if 'origin' in self._data else ()
+        self._asked.add('origin')
+        scale = self._number('scale', default=1.0)
+        self._done()
+        return Space(frame_id, action, origin, scale)
+
+    def _indices(self, key: str, size: int) -> tuple[int, ...]:
+        expected = f'a list of two or three indices from 0 to {size - 1}'
+        indices = self._list(key, expected)
+        if len(indices) not in (2, 3) or not all(_is_index(i, size) for i in indices):
+            raise self._error(key, expected, indices)
+        return tuple(indices)
 
     def _agree_on_topics(self, observations: tuple[Signal, ...]) -> None:
         """Signals of one topic are read from the same messages, through one subscription."""
         first: dict[tuple[str, str], Any] = {}
         for i, signal in enumerate(observations):
-            for what in ('topic', 'type', 'reliability', 'durability', 'depth', 'frame_id'):
+            for what in ('topic', 'type', 'reliability', 'durability', 'depth', 'deadline',
+                         'frame_id'):
                 found = getattr(signal, what)
                 if what == 'frame_id' and not found:
                     continue
@@ -572,10 +661,12 @@ class _Reader:
                 'reliability', 'reliable with durability transient_local: what was sent before is '
                 'not sent again to a best-effort subscriber', reliability)
         depth = qos._whole('depth', 1, 10000, 1)
+        deadline = qos._seconds('deadline') if 'deadline' in qos._data else None
         qos._done()
         return {'name': name, 'topic': topic, 'type': message_type, 'fields': fields,
                 'operations': operations, 'joints': joints, 'frame_id': frame_id,
-                'reliability': reliability, 'durability': durability, 'depth': depth}
+                'reliability': reliability, 'durability': durability, 'depth': depth,
+                'deadline': deadline}
 
     def _joints(self) -> tuple[str, ...]:
         joints = self._list('joints', 'a list of the names of joints', [])
@@ -664,9 +755,10 @@ class _Reader:
         max_age = math.inf if latched else self._seconds('max_age')
         history = self._whole('history', 1, 100, 1)
         time = self._choice('time', TIMES, 'header')
+        hold_time = self._duration('hold_time')
         self._done()
         return Signal(**stream, unit=unit, max_age=max_age, history=history, time=time,
-                      latched=latched)
+                      latched=latched, hold_time=hold_time)
 
     def command(self, observations: tuple[Signal, ...], rate: float) -> Command:
         stream = self._stream('reliable')
@@ -723,7 +815,7 @@ class _Reader:
             'effort': 'zero, hold_last_sent or {pose: number}',
             'position': 'hold_measured, hold_last_sent or {pose: number} (a constant zero is a '
                         'motion for a position controller)'}[kind]
-        stop, pose, measured = self._get('stop', expected), None, None
+        stop, pose = self._get('stop', expected), None
         if isinstance(stop, dict) and list(stop) == ['pose']:
             pose = stop['pose']
             if not _is_number(pose) or not lower <= pose <= upper:
@@ -736,17 +828,27 @@ class _Reader:
         if stop == 'zero' and not lower <= 0.0 <= upper:
             raise self._error(
                 'stop', 'limits that hold 0, or another stop', f'zero with {lower} to {upper}')
-        if stop == 'hold_measured':
-            measured = self._measured(observations)
+        max_rate = self._limit('max_rate', f'{unit}/s')
+        max_acceleration = self._limit('max_acceleration', f'{unit}/s^2')
+        max_jump = self._limit('max_jump', unit)
+        # The first command of another kind is limited from 0 on.
+        referred = kind == 'position' and any((max_rate, max_acceleration, max_jump))
+        measured = None
+        if 'measured' in self._data or stop == 'hold_measured' or referred:
+            measured = self._measured(observations, referred)
+        self._asked.add('measured')
         self._done()
-        return Dimension(kind, unit, lower, upper, stop, pose, measured)
+        return Dimension(kind, unit, lower, upper, stop, pose, measured, max_rate,
+                         max_acceleration, max_jump)
 
-    def _measured(self, observations: tuple[Signal, ...]) -> int:
+    def _measured(self, observations: tuple[Signal, ...], referred: bool) -> int:
         owners = [signal for signal in observations for _ in range(signal.width)]
         expected = (f'the index (0 to {len(owners) - 1}) of the observation that measures this '
                     'dimension, in the same unit')
+        if referred:
+            expected += ' (what max_rate, max_acceleration and max_jump begin from)'
         index = self._get('measured', expected)
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(owners):
+        if not _is_index(index, len(owners)):
             raise self._error('measured', expected, index)
         owner = owners[index]
         if owner.unit != self._data['unit']:
@@ -763,6 +865,10 @@ class _Reader:
 def _is_number(value: Any) -> bool:
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and abs(value) < 1e300)
+
+
+def _is_index(value: Any, size: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < size
 
 
 def _bare(topic: str) -> str:

@@ -381,19 +381,47 @@ def test_robot_stops_where_the_policy_gives_what_is_not_finite(decision):
     assert np.ptp(result.observations, axis=0) == pytest.approx([0, 0], abs=1e-3)
 
 
-def test_robot_stops_where_an_observation_is_not_finite():
-    class Blind(environments.SimulatedRobot):
-        def observe(self):
-            found = super().observe()
-            if 10 <= self.step < 15:
-                found['odom'].pose.pose.position.x = np.nan
-            return found
+class Blind(environments.SimulatedRobot):
+    """A robot that sees nothing at the third tick."""
 
+    def observe(self):
+        """Return the messages at a step."""
+        found = super().observe()
+        if 10 <= self.step < 15:
+            found['odom'].pose.pose.position.x = np.nan
+        return found
+
+
+def test_robot_stops_where_an_observation_is_not_finite():
     result = evaluate.run_episode(
         Blind(short_maze(), ROBOT, seed=0), 0, constant([0.5, 0.0]))
     assert np.isnan(result.q).tolist() == np.isnan(result.observations[:, 0]).tolist() == [
         False, False, True, False, False, False]
     assert result.observations[3, 0] - result.observations[1, 0] == pytest.approx(0.25, abs=1e-3)
+
+
+def x_of_each_tick(robot, action):
+    """Return where along x a robot is at the ticks of an episode."""
+    return evaluate.run_episode(robot, 0, constant(action)).observations[:, 0]
+
+
+def test_missing_observation_is_bridged_by_the_last_command_for_the_signals_hold_time():
+    data = ROBOT.to_dict()
+    data['observations'][0]['hold_time'] = 0.1
+    held = x_of_each_tick(Blind(short_maze(), specs.parse(data, 'robot.yaml'), 0), [0.5, 0.0])
+    seeing = x_of_each_tick(environments.SimulatedRobot(short_maze(), ROBOT, 0), [0.5, 0.0])
+    assert np.isnan(held).tolist() == [False, False, True, False, False, False]
+    assert np.array_equal(np.delete(held, 2), np.delete(seeing, 2))
+
+
+def test_policy_is_scored_with_the_limits_that_it_will_run_with():
+    data = ROBOT.to_dict()
+    for dimension in data['actions'][0]['dimensions']:
+        dimension['max_rate'] = 0.2
+    x = x_of_each_tick(
+        environments.SimulatedRobot(short_maze(), specs.parse(data, 'robot.yaml'), 0), [0.5, 0.0])
+    # 0.1 m/s more at each tick of half a second, up to what is asked for.
+    assert np.diff(x) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25], abs=1e-3)
 
 
 def test_actions_beyond_the_limits_are_held_within_them():

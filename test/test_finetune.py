@@ -384,6 +384,26 @@ def test_evaluations_begin_before_the_first_step_and_end_after_the_last(config):
     assert scored['finetuned'] == content['provenance']['finetuned']
 
 
+def test_statistics_are_of_the_dataset_and_of_what_exploration_met(config):
+    finetune(replace(config, evaluate_every=25, evaluate_episodes=1))
+    content = read_checkpoint(Path(config.output) / 'checkpoint.pt')
+
+    def kept(content):
+        return {tuple(row) for name in ('calibration', 'prototypes')
+                for row in content['statistics'][name].tolist()}
+
+    met = {tuple(row) for row in content['finetuning']['replay']['observations'].tolist()}
+    before = kept(read_checkpoint(config.checkpoint))
+    assert len(met) == 25 and not met & before
+    assert kept(content) == before | met  # so few are all kept
+    first, last = (Policy(Path(config.output) / f'policy-{step}.onnx') for step in (0, 25))
+    prototype = next(tuple(row) for row in content['statistics']['prototypes'].tolist()
+                     if tuple(row) in met)
+    distances = [policy.decide(np.float32(prototype), 0, 0, 1).distance
+                 for policy in (first, last)]
+    assert distances[0] > 1e-3 and distances[1] == pytest.approx(0, abs=1e-7)
+
+
 @pytest.mark.parametrize('step', [0, 10, 25])
 @pytest.mark.parametrize('ending', ['signal', 'crash'])
 def test_evaluation_that_a_stop_cut_off_is_made_on_resuming(config, monkeypatch, step, ending):

@@ -116,6 +116,58 @@ def test_sample_of_the_future_is_refused_beyond_its_maximum_age():
     assert 'stamped 0.250 s in the future' in reason and 'same clock' in reason
 
 
+def test_stamp_in_the_future_makes_no_sample_live_longer():
+    fed = Fed(POSITION)
+    fed.odometry(T + 200 * MS, 7.0, received_ns=T)
+    assert fed.observer.fresh_until_ns == T + 250 * MS
+    assert fed.values(T + 250 * MS) == [7.0, 0.0]
+    assert fed.reason(T + 250 * MS + 1) == (
+        'position (topic odom): received 0.250 s ago, at most 0.25 s allowed, with a stamp that '
+        'was 0.200 s in the future; do both sides use the same clock?')
+
+
+def test_where_the_clock_lags_what_is_stamped_later_than_received_is_as_old_as_its_stamp():
+    fed = Fed(POSITION)
+    fed.observer = Observer(fed.spec, clock_lags=True)
+    # In simulation /clock may come after a whole episode's leap of the stamps.
+    fed.odometry(T, 7.0, received_ns=T - 10**9)
+    assert fed.values(T + 250 * MS) == [7.0, 0.0]
+    assert 'stale' in fed.reason(T + 250 * MS + 1)
+
+
+def test_what_came_late_is_as_old_as_its_stamp():
+    fed = Fed(POSITION)
+    fed.odometry(T, 7.0, received_ns=T + 200 * MS)
+    assert 'stale, 0.250 s old' in fed.reason(T + 250 * MS + 1)
+
+
+@pytest.mark.parametrize(('stamp_ns', 'waited_ns', 'told'), [
+    (0, 10 * MS, 'allowed; its stamp is 0: where the publisher does not stamp, state time: '
+                 'received for this signal'),
+    (T - 10**9, 10 * MS, 'allowed; it was received only 0.010 s ago: either it was long on its '
+                         'way, or its publisher has another clock'),
+    (T - 10**9, 251 * MS, 'allowed')])
+def test_stale_sample_tells_what_its_stamp_and_receipt_say(stamp_ns, waited_ns, told):
+    fed = Fed(POSITION)
+    fed.odometry(stamp_ns, 7.0, received_ns=T)
+    reason = fed.reason(T + waited_ns)
+    assert ' old, at most 0.25 s ' in reason and reason.endswith(told)
+
+
+def test_hold_is_the_shortest_of_the_signals_that_are_not_usable():
+    fed = Fed({**POSITION, 'hold_time': 0.5}, {**JOINTS, 'hold_time': 0.2},
+              {**LEVEL, 'hold_time': 3.0, 'history': 2})
+    assert fed.observer.hold_s(T) == 0.2, 'none came yet'
+    fed.joints(T, 1.0)
+    assert fed.observer.hold_s(T) == 0.5
+    fed.odometry(T, 1.0)
+    assert fed.observer.hold_s(T) == 3.0
+    # A history that is too short is no signal's fault.
+    fed.level(T, 1.0)
+    assert fed.observer.observe(T)[0] is None
+    assert fed.observer.hold_s(T) == fed.spec.hold_time == 0.2
+
+
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e39])
 def test_what_is_not_finite_in_float32_is_a_reason(value):
     fed = Fed(POSITION)

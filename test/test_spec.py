@@ -153,11 +153,33 @@ def test_every_number_survives_json_exactly(seed):
             again.observations[1].operations[0].numbers) == (rate, age, upper, (scale,))
 
 
+def test_spec_without_the_keys_of_safety_is_written_as_it_was_before_there_were_any():
+    text = specs.parse(ARM, 'arm.yaml').to_json()
+    for key in ('hold_time', 'max_rate', 'max_acceleration', 'max_jump', 'blend_time', 'space'):
+        assert key not in text
+
+
+def test_hold_of_the_spec_is_the_shortest_of_the_signals_that_are_not_latched():
+    data = copy.deepcopy(ARM)
+    for signal, hold_time in zip(data['observations'], (0.5, 0.3, 0.1), strict=True):
+        signal['hold_time'] = hold_time
+    assert specs.parse(data, 'a').hold_time == 0.1
+    data['observations'][2] |= {'latched': True}
+    del data['observations'][2]['max_age'], data['observations'][2]['qos']
+    assert specs.parse(data, 'a').hold_time == 0.3
+    assert specs.parse(ARM, 'a').hold_time == 0.0
+
+
+def test_measured_may_be_stated_with_every_stop():
+    spec = specs.parse(changed(('actions', 0, 'dimensions', 1, 'measured'), 1), 'arm.yaml')
+    assert (spec.dimensions[1].stop, spec.dimensions[1].measured) == ('pose', 1)
+
+
 DIMENSION = ('actions', 0, 'dimensions', 0)
 
 
 @pytest.mark.parametrize(('path', 'value', 'key', 'expected', 'found'), [
-    (('colour',), 1, 'colour', 'one of the keys actions, clock, name', 'an unknown key'),
+    (('colour',), 1, 'colour', 'one of the keys actions, blend_time, clock', 'an unknown key'),
     (('observations', 0, 'units'), 'm', 'observations[0].units', 'one of the keys', 'unknown'),
     ((*DIMENSION, 'max'), 1, 'actions[0].dimensions[0].max', 'one of the keys kind', 'unknown'),
     (('observations', 2, 'qos', 'history'), 1, 'observations[2].qos.history', 'depth', 'unknown'),
@@ -237,7 +259,33 @@ DIMENSION = ('actions', 0, 'dimensions', 0)
     ((*DIMENSION, 'measured'), 2, 'actions[0].dimensions[0].measured', 'in the same unit',
      '2, of the signal speed in rad/s'),
     (('actions', 0, 'dimensions', 2, 'measured'), 0, 'actions[0].dimensions[2].measured',
-     'one of the keys', 'unknown'),
+     'in the same unit', '0, of the signal joints in rad'),
+    *[((*DIMENSION, key), value, f'actions[0].dimensions[0].{key}', f'above 0, in {unit}', found)
+      for key, unit in (('max_rate', 'rad/s'), ('max_acceleration', 'rad/s^2'),
+                        ('max_jump', 'rad'))
+      for value, found in ((0, '0'), (-1, '-1'), (None, 'nothing'), (float('inf'), 'inf'))],
+    *[(('actions', 0, 'dimensions', 1, key), 1.0, 'actions[0].dimensions[1].measured',
+       'what max_rate, max_acceleration and max_jump begin from', 'nothing')
+      for key in ('max_rate', 'max_acceleration', 'max_jump')],
+    (('observations', 0, 'hold_time'), -0.1, 'observations[0].hold_time', 'from 0 to a million',
+     '-0.1'),
+    (('observations', 0, 'hold_time'), 1e7, 'observations[0].hold_time', 'from 0 to a million',
+     '10000000'),
+    (('blend_time',), '1 s', 'blend_time', 'from 0 to a million', '1 s'),
+    (('blend_time',), float('inf'), 'blend_time', 'from 0 to a million', 'inf'),
+    (('space',), None, 'space', 'a mapping', 'nothing'),
+    (('space',), {'frame_id': 'map'}, 'space.action', 'two or three indices from 0 to 3',
+     'nothing'),
+    (('space',), {'frame_id': '', 'action': [0, 1]}, 'space.frame_id', 'a frame name', "''"),
+    (('space',), {'frame_id': 'map', 'action': [0]}, 'space.action', 'two or three', '[0]'),
+    (('space',), {'frame_id': 'map', 'action': [0, 4]}, 'space.action', 'from 0 to 3', '[0, 4]'),
+    (('space',), {'frame_id': 'map', 'action': [0, True]}, 'space.action', 'from 0 to 3', 'True'),
+    (('space',), {'frame_id': 'map', 'action': [0, 1], 'origin': [0, 5]}, 'space.origin',
+     'from 0 to 4', '[0, 5]'),
+    (('space',), {'frame_id': 'map', 'action': [0, 1], 'scale': 'm'}, 'space.scale',
+     'a finite number', 'm'),
+    (('space',), {'frame_id': 'map', 'action': [0, 1], 'size': 1}, 'space.size',
+     'action, frame_id, origin, scale', 'unknown'),
     (('actions', 0, 'dimensions', 2), DELETE, 'actions[0].dimensions', '3 entries', '2 entries'),
     (('clock',), 'wall', 'clock', 'one of received, header', 'wall'),
     (('observations', 1, 'max_age'), DELETE, 'observations[1].max_age', 'or latched: true',
@@ -595,6 +643,8 @@ TAKEN = st.one_of(
               st.sampled_from([[{'yaw': 1}], [{'rotation_6d': 0}, {'yaw': 4}]])),
     st.tuples(st.just(['ranges[:]']), SECTORS.map(lambda s: [{'sectors': s}])),
     st.tuples(st.lists(NAMES.map('position[{}]'.format), min_size=1, max_size=3), st.just([])))
+CHANGES = st.fixed_dictionaries({}, optional=dict.fromkeys(
+    ('max_rate', 'max_acceleration', 'max_jump'), st.floats(1e-6, 1e30)))
 STREAMS = {'topic': NAMES, 'type': st.sampled_from(['a_msgs/msg/A', 'b_msgs/msg/B'])}
 MAYBE = {'frame_id': st.text(st.characters(exclude_characters='\n\r\x85\u2028\u2029'), max_size=9),
          'qos': st.builds(
@@ -613,15 +663,16 @@ def random_specs(draw):
     for i in range(draw(st.integers(1, 3))):
         fields, operations = draw(TAKEN)
         signal = draw(st.fixed_dictionaries(STREAMS, optional={
-            **MAYBE, 'history': st.integers(1, 100), 'time': st.sampled_from(specs.TIMES)}))
+            **MAYBE, 'history': st.integers(1, 100), 'time': st.sampled_from(specs.TIMES),
+            'hold_time': st.floats(0, 1e6)}))
         age = {'latched': True} if i and draw(st.booleans()) else {'max_age': draw(SECONDS)}
         observations.append({**signal, **age, 'name': f's{i}', 'topic': f'{signal["topic"]}_{i}',
                              'fields': fields, 'operations': operations, 'unit': draw(NAMES)})
     for i in range(draw(st.integers(1, 3))):
         dimensions = draw(st.lists(st.builds(
-            lambda low, more, unit: {'kind': 'effort', 'unit': unit, 'lower': low,
-                                     'upper': low + more, 'stop': {'pose': low}},
-            st.floats(-1e6, 1e6), st.floats(1, 1e6), NAMES), min_size=1, max_size=3))
+            lambda low, more, unit, limits: {'kind': 'effort', 'unit': unit, 'lower': low,
+                                             'upper': low + more, 'stop': {'pose': low}, **limits},
+            st.floats(-1e6, 1e6), st.floats(1, 1e6), NAMES, CHANGES), min_size=1, max_size=3))
         command = draw(st.fixed_dictionaries(STREAMS, optional={
             **MAYBE, 'rule': st.sampled_from(specs.RULES), 'max_age': st.floats(1 / rate, 1e6)}))
         fields = [f'data[0:{len(dimensions)}]']
@@ -631,8 +682,12 @@ def random_specs(draw):
             fields = [f'points[0].positions[0:{len(dimensions)}]']
         actions.append({**command, 'name': f'c{i}', 'topic': f'{command["topic"]}_{i}',
                         'fields': fields, 'dimensions': dimensions})
+    more = draw(st.fixed_dictionaries({}, optional={
+        'blend_time': st.floats(0, 1e6), 'space': st.fixed_dictionaries(
+            {'frame_id': st.just('map'), 'action': st.sampled_from([[0, 0], [0, 0, 0]])},
+            optional={'origin': st.just([0, 0]), 'scale': NUMBERS})}))
     return {'spec_version': 1, 'name': draw(NAMES), 'rate': rate, 'observations': observations,
-            'tick': draw(st.sampled_from(specs.TICKS)),
+            **more, 'tick': draw(st.sampled_from(specs.TICKS)),
             'clock': draw(st.sampled_from(specs.CLOCKS)), 'actions': actions}
 
 
@@ -678,8 +733,11 @@ def test_every_key_operation_and_choice_is_in_the_reference():
     text = (Path(__file__).parents[1] / 'doc' / 'spec.md').read_text()
     source = Path(specs.__file__).read_text()
     keys = set(re.findall(
-        r"self\._(?:get|text|choice|number|seconds|whole|list|readers?)\(\s*'(\w+)'", source))
-    assert {'history', 'joints', 'clock', 'count', 'qos'} <= keys
+        r"self\._(?:get|text|choice|number|seconds|duration|limit|indices|whole|list|readers?)"
+        r"\(\s*'(\w+)'", source))
+    keys |= {'urdf', 'joint'}
+    assert {'history', 'joints', 'clock', 'count', 'qos', 'hold_time', 'max_jump', 'origin',
+            'space'} <= keys
     for word in {*keys, *specs.KINDS, *specs.STOPS, *specs.TICKS, *specs.CLOCKS, *specs.TIMES,
                  *specs.RULES, *specs.DURABILITIES, *specs.RELIABILITIES, *specs.REDUCTIONS,
                  'cos_sin', 'yaw', 'rotation_6d', 'sectors', 'scale', 'offset'}:

@@ -68,7 +68,8 @@ def task_topic(kind: str, topic: str, message_type: str, path: str, reduce: str)
     """
     stream = specs.Stream(
         name=kind, topic=topic, type=message_type, fields=(specs.parse_path(path),),
-        operations=(), reliability='reliable', depth=1, durability='volatile', joints=(),
+        operations=(), reliability='reliable', depth=1, durability='volatile', deadline=None,
+        joints=(),
         frame_id='')
     return TaskTopic(stream, kind, reduce)
 

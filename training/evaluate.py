@@ -77,7 +77,8 @@ def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> EpisodeR
         if robot.at_tick:
             tick_ns = tick_time(spec, observer, robot.time_ns)
             observation, reasons = observer.observe_tick(tick_ns)
-            sent, value = act(tick_ns, observation, reasons, guard, decide)
+            sent, value = act(
+                tick_ns, observation, reasons, observer.hold_s(tick_ns), guard, decide)
             commands = messages.write_topics(spec.actions, sent, tick_ns, messages.blank)
             action = robot.read_action(commands)
             observations.append(
@@ -96,9 +97,18 @@ def tick_time(spec: Spec, observer: Observer, time_ns: int) -> int:
 
 
 def act(
-    tick_ns: int, observation: np.ndarray | None, reasons: list[str], guard: Guard, decide: Decide,
+    tick_ns: int, observation: np.ndarray | None, reasons: list[str], hold_s: float, guard: Guard,
+    decide: Decide,
 ) -> tuple[np.ndarray, float]:
-    """Return what is sent at a tick, where there is an observation or the reasons why not; and Q.
+    """Return what is sent at a tick, and Q of the action, NaN where it is not an action.
+
+    Args:
+        tick_ns: Time of the tick.
+        observation: (O,), or None.
+        reasons: Why there is none.
+        hold_s: How long (s) the last command may be held for these reasons.
+        guard: Decides what may be sent.
+        decide: The policy.
 
     Raises:
         SimulationError: There is neither a valid observation nor a stop that could be sent.
@@ -106,14 +116,13 @@ def act(
     if observation is not None:
         guard.measure(observation)
         decision = decide(observation, tick_ns)
-        sent, _ = guard.act(decision.action, decision.q)
-        if sent is not None:
-            return sent, decision.q
-        reasons = ['the policy gave what is not finite']
-    parts = guard.stop()
-    if any(part is None for part in parts):
-        raise SimulationError(f'no action and no known stop at {tick_ns} ns: {"; ".join(reasons)}')
-    return np.concatenate(parts), math.nan
+        output = guard.act(tick_ns, decision.action, decision.values)
+    else:
+        output = guard.refuse(tick_ns, reasons, hold_s)
+    if any(part is None for part in output.parts):
+        raise SimulationError(
+            f'no action and no known stop at {tick_ns} ns: {"; ".join(output.reasons)}')
+    return np.concatenate(output.parts), decision.q if output.state == 'acting' else math.nan
 
 
 def evaluate(
@@ -353,7 +362,7 @@ def main(
     check_extraction(extraction, softmax_temperature, sampling_temperature)
     # While robots wait for an inference, their cores are its own.
     opened = Policy(policy, threads=1 if parallel == 1 else os.cpu_count() or 1)
-    environment = environment or ROBOTS.get(opened.spec.name, '') or _exported_for(opened)
+    environment = environment or environment_of(opened)
     env = make(environment)
     scored_in, warning = identity(env), comparability(opened.provenance, env)
     env.close()
@@ -380,12 +389,14 @@ def main(
              'candidates': rows}, indent=1).encode())
 
 
-def _exported_for(policy: Policy) -> str:
-    """Return the environment that a policy file was exported for.
+def environment_of(policy: Policy) -> str:
+    """Return the environment of a policy file's robot, or the one that it was exported for.
 
     Raises:
         SimulationError: The file names none, or code to run, which is not for a file to say.
     """
+    if policy.spec.name in ROBOTS:
+        return ROBOTS[policy.spec.name]
     name = policy.provenance.get('environment')
     if name is None:
         raise SimulationError(

@@ -45,6 +45,7 @@ from training.export import export
 from training.idql import Batch, IDQL, IDQLConfig, Info
 from training.logs import Log, METRICS
 from training.provenance import code_version
+from training.statistics import summarise
 from training.train import (
     Data,
     DivergenceError,
@@ -288,7 +289,8 @@ def transitions(robot: SimulatedRobot, episode: int, decide: Decide) -> Iterator
                     before, action, robot.total_reward - total_reward,
                     0.0 if robot.terminated else 1.0, observation, robot.length - length)
             if not robot.over:
-                sent, _ = act(tick_ns, observation, reasons, guard, decide)
+                sent, _ = act(
+                    tick_ns, observation, reasons, observer.hold_s(tick_ns), guard, decide)
                 commands = messages.write_topics(spec.actions, sent, tick_ns, messages.blank)
                 action = robot.read_action(commands)
                 before, total_reward, length = observation, robot.total_reward, robot.length
@@ -431,10 +433,15 @@ def finetune(config: FinetuneConfig) -> IDQL:
         return config.evaluate_every is not None and (
             step % config.evaluate_every == 0 or step == config.steps)
 
+    def statistics() -> dict[str, torch.Tensor]:
+        """Return what is to be told of all that was learned from, exploration included."""
+        return summarise(offline.observations.numpy(), replay.stored().observations.numpy())
+
     def save() -> None:
         """Write the checkpoint of the last step."""
         save_checkpoint(output / CHECKPOINT, original | {
             'config': training,
+            'statistics': statistics(),
             'provenance': provenance(original, run, progress, idql),
             'step': idql.updates,
             'model': idql.state_dict(),
@@ -455,7 +462,8 @@ def finetune(config: FinetuneConfig) -> IDQL:
             # An evaluation takes minutes, and is made again on resuming: a signal ends it.
             with signals.ending(idql.updates, output / CHECKPOINT):
                 path = output / f'policy-{progress.step}.onnx'
-                export(idql, spec.to_json(), provenance(original, run, progress, idql), path)
+                export(idql, spec.to_json(), provenance(original, run, progress, idql), path,
+                       statistics=statistics())
                 log.evaluation(progress.step, candidates, evaluate(
                     Policy(path), environment, config.evaluate_episodes, 0, candidates,
                     f'evaluate at {progress.step}', parallel=config.evaluate_parallel))
