@@ -12,11 +12,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
+import stat
 from typing import Any, get_args, Literal
 
+from idql_ros import familiarity
 from idql_ros import spec as specs
-from idql_ros.session import Session, SessionError
+from idql_ros.session import open_session, SessionError
 import numpy as np
 
 FORMAT_VERSION = 1
@@ -30,7 +33,7 @@ Extraction = Literal['greedy', 'implicit', 'softmax']
 CriticLoss = Literal['expectile', 'quantile', 'exponential']
 
 # Candidates in one run of the graph: bounds the memory that they take on their way through it.
-_CANDIDATES_A_RUN = 4096
+CANDIDATES_A_RUN = 4096
 
 # The exponential loss cuts its factor exp(alpha u) here, in training and in the weight.
 LARGEST_EXPONENTIAL = 6.0
@@ -51,6 +54,42 @@ class Decision:
     v: float  # V of the observation
     candidates: np.ndarray  # (N, A)
     candidate_q: np.ndarray  # (N,)
+    distance: float = math.nan  # of the observation from the training data; NaN: not known
+
+    @property
+    def advantage(self) -> float:
+        """Return by how much Q of the action exceeds V."""
+        return self.q - self.v
+
+    @property
+    def q_mean(self) -> float:
+        """Return the mean of Q over the candidates."""
+        with np.errstate(invalid='ignore'):  # what is not finite, the guard refuses
+            return float(np.mean(self.candidate_q, dtype=np.float64))
+
+    @property
+    def q_spread(self) -> float:
+        """Return the standard deviation of Q over the candidates."""
+        with np.errstate(invalid='ignore'):
+            return float(np.std(self.candidate_q, dtype=np.float64))
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Return what the value guard watches, by the names of VALUE_NAMES."""
+        return {'q': self.q, 'advantage': self.advantage, 'spread': self.q_spread,
+                'distance': self.distance}
+
+
+@dataclasses.dataclass(frozen=True)
+class Vetted:
+    """A policy file that passed `vetting.vet`, and what the check left behind."""
+
+    path: pathlib.Path
+    content: bytes  # the file, as it was read: what was checked
+    digest: str  # SHA-256 of content, in hex
+    optimised: bytes  # content's graph as ONNX Runtime runs it on this machine, with its metadata
+    open_s: float  # opening `optimised` took this long in the checking process
+    first_inference_s: float  # and its first inference
 
 
 def default_path() -> pathlib.Path:
@@ -66,6 +105,26 @@ def default_path() -> pathlib.Path:
         raise PolicyError(
             f'{source}: the default policy is neither here nor in an installed idql_ros '
             f'({error}); name a policy file') from error
+
+
+def read_file(path: pathlib.Path) -> bytes:
+    """Return a policy file's content.
+
+    Raises:
+        PolicyError: it cannot be read, is no regular file or too large.
+    """
+    try:
+        # Another kind of file could make the reader wait for ever, or never end.
+        with open(path, 'rb', opener=lambda name, flags: os.open(
+                name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise PolicyError(f'{path}: expected a regular file')
+            content = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise PolicyError(f'{path}: cannot be read: {error.strerror}') from error
+    if len(content) > MAX_FILE_BYTES:
+        raise PolicyError(f'{path}: larger than {MAX_FILE_BYTES} bytes, no policy file')
+    return content
 
 
 def _generator(seed: int, tick_ns: int, purpose: int) -> np.random.Generator:
@@ -180,41 +239,53 @@ def check_extraction(extraction: str, temperature: float, sampling_temperature: 
             raise PolicyError(f'{name}: expected a number from 0 to {most:g}, found {value}')
 
 
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f'{text}, which is no JSON')
+
+
 class Policy:
-    """A policy file, opened for inference on the CPU.
+    """A policy file, opened for inference.
 
     Attributes:
         spec: what the policy observes and does.
         candidates: N that the file proposes.
         digest: SHA-256 of the file, in hex.
+        provider: what runs it.
+        notes: what was chosen to run it, and why nothing faster was.
         provenance: where the policy comes from, as its training wrote it.
         critic_loss: the loss that fitted V to Q; decides the weights of implicit extraction.
         critic_parameter: its tau or alpha.
+        value_ranges: name of a value in VALUE_NAMES -> its range in the training data; empty where
+            the file has no statistics.
     """
 
-    def __init__(self, path: str | pathlib.Path, threads: int = 1) -> None:
+    def __init__(self, path: str | pathlib.Path, threads: int = 1, *,
+                 vetted: Vetted | None = None, backend: str = 'onnxruntime',
+                 device: str = 'cpu') -> None:
         """Open and check a policy file.
 
         Args:
             path: the .onnx file.
             threads: threads for one inference.
+            vetted: the file as `vetting.vet` returned it; it is not read again.
+            backend: what runs it, see `session.open_session`.
+            device: on what, likewise.
 
         Raises:
             PolicyError: the file cannot be read, is no policy file, is of another version, or
                 disagrees with the spec inside it.
         """
         self.path = pathlib.Path(path)
+        content = read_file(self.path) if vetted is None else vetted.content
+        self.digest = hashlib.sha256(content).hexdigest() if vetted is None else vetted.digest
         try:
-            if self.path.stat().st_size > MAX_FILE_BYTES:
-                raise PolicyError(f'{path}: larger than {MAX_FILE_BYTES} bytes, no policy file')
-            content = self.path.read_bytes()
-        except OSError as error:
-            raise PolicyError(f'{path}: cannot be read: {error.strerror}') from error
-        self.digest = hashlib.sha256(content).hexdigest()
-        try:
-            self._session = Session(content, threads)
+            self._session = open_session(
+                content, threads, optimised=None if vetted is None else vetted.optimised,
+                backend=backend, device=device)
         except SessionError as error:
             raise PolicyError(f'{path}: {error}') from error
+        self.provider: str = self._session.provider
+        self.notes: list[str] = self._session.notes
         metadata = self._read_metadata()
         self.spec = self._read_spec(metadata)
         self.provenance: dict[str, Any] = metadata.get('provenance', {})
@@ -223,6 +294,7 @@ class Policy:
                               f'{type(self.provenance).__name__}')
         self._steps, self.candidates = self._check_sizes(metadata)
         self.critic_loss, self.critic_parameter = self._check_critic(metadata['model'])
+        self._familiarity, self.value_ranges = self._read_statistics(metadata)
 
     def _read_metadata(self) -> dict[str, Any]:
         text = self._session.metadata.get(METADATA_KEY)
@@ -231,7 +303,7 @@ class Policy:
                 f'{self.path}: an ONNX file, but no policy: expected the metadata {METADATA_KEY} '
                 'that training.export writes, found none')
         try:
-            metadata = json.loads(text)
+            metadata = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise PolicyError(
                 f'{self.path}: metadata {METADATA_KEY}: expected JSON, found {error}') from error
@@ -254,7 +326,7 @@ class Policy:
         whole = {key: model.get(key) for key in (
             'observation_size', 'action_size', 'diffusion_steps', 'candidates')}
         for key, value in whole.items():
-            if not isinstance(value, int) or not 1 <= value <= 2**20:
+            if type(value) is not int or not 1 <= value <= 2**20:
                 raise PolicyError(
                     f'{self.path}: model.{key}: expected a whole number above 0, found {value}')
         if whole['candidates'] > MAX_CANDIDATES:
@@ -292,6 +364,16 @@ class Policy:
                 f'{most:g} for {loss}, found {parameter!r}')
         return loss, float(parameter)
 
+    def _read_statistics(
+            self, metadata: dict[str, Any],
+    ) -> tuple[familiarity.Familiarity | None, familiarity.Ranges]:
+        if 'statistics' not in metadata:
+            return None, {}
+        try:
+            return familiarity.read(metadata['statistics'], self.spec.observation_size)
+        except familiarity.StatisticsError as error:
+            raise PolicyError(f'{self.path}: {error}') from error
+
     def decide(self, observation: np.ndarray, tick_ns: int, seed: int,
                candidates: int, *, extraction: Extraction = 'greedy', temperature: float = 1.0,
                sampling_temperature: float = 1.0) -> Decision:
@@ -325,7 +407,7 @@ class Policy:
             PolicyError: The extraction is unknown or a temperature out of its range.
         """
         check_extraction(extraction, temperature, sampling_temperature)
-        rows = max(1, _CANDIDATES_A_RUN // candidates)
+        rows = max(1, CANDIDATES_A_RUN // candidates)
         decisions = []
         for first in range(0, len(ticks_ns), rows):
             ticks = ticks_ns[first:first + rows]
@@ -333,8 +415,9 @@ class Policy:
                 draw_noise(seed, tick_ns, self._steps, candidates, self.spec.action_size)
                 for tick_ns in ticks])  # (b, T, N, A)
             noise[:, 1:] *= np.float32(sampling_temperature)
-            for tick_ns, actions, q, v in zip(
-                    ticks, *self._run(observations[first:first + rows], noise), strict=True):
+            batch = observations[first:first + rows]
+            for observation, tick_ns, actions, q, v in zip(
+                    batch, ticks, *self._run(batch, noise), strict=True):
                 uniform = 0.0 if extraction == 'greedy' else draw_uniform(seed, tick_ns)
                 chosen = choose(
                     q, float(v), extraction, uniform=uniform, critic_loss=self.critic_loss,
@@ -342,16 +425,17 @@ class Policy:
                 # The guard refuses an action whose Q is not finite; here the choice rests on V
                 # as well.
                 rated = extraction != 'implicit' or np.isfinite(v)
+                known = self._familiarity
                 decisions.append(Decision(
                     actions[chosen], float(q[chosen]) if rated else math.nan, float(v), actions,
-                    q))
+                    q, math.nan if known is None else known.distance(observation)))
         return decisions
 
     def _run(
             self, observations: np.ndarray, noise: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return candidates (B, N, A), q (B, N) and v (B,) for noise (B, T, N, A)."""
-        runs = -(-noise.shape[2] // _CANDIDATES_A_RUN)
+        runs = -(-noise.shape[2] // CANDIDATES_A_RUN)
         actions, q, v = zip(*(
             self._session.run(observations, part)
             for part in np.array_split(noise, runs, axis=2)), strict=True)

@@ -34,7 +34,7 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_file_that_is_no_checkpoint_is_refused(tmp_path):
     torch.save({'weights': torch.zeros(1)}, tmp_path / 'other.pt')
-    with pytest.raises(CheckpointError, match='other.pt: expected a checkpoint of format 3'):
+    with pytest.raises(CheckpointError, match='other.pt: expected a checkpoint of format 4'):
         read_checkpoint(tmp_path / 'other.pt')
 
 

@@ -11,6 +11,7 @@ from idql_ros import policy as policies
 from idql_ros import spec as specs
 from idql_ros.policy import (
     choose,
+    Decision,
     draw_noise,
     draw_uniform,
     implicit_weights,
@@ -18,6 +19,7 @@ from idql_ros.policy import (
     PolicyError,
     softmax_weights,
 )
+from idql_ros.value_guard import VALUE_NAMES
 import numpy as np
 import pytest
 
@@ -216,7 +218,8 @@ def test_onnx_file_without_metadata_is_refused(tmp_path):
     (lambda m: m['model'].update(critic_parameter=1.0),
      'model.critic_parameter: expected a number above 0 and below 1 for expectile, found 1.0'),
     (lambda m: m['model'].update(critic_parameter=True), 'model.critic_parameter: .* found True'),
-    (lambda m: m['model'].update(critic_parameter=float('nan')), 'critic_parameter: .* found nan'),
+    (lambda m: m['model'].update(critic_parameter=float('nan')), 'found NaN, which is no JSON'),
+    (lambda m: m['model'].update(candidates=True), 'model.candidates: .* found True'),
     (lambda m: m['model'].update(critic_loss='exponential', critic_parameter=10**400),
      'model.critic_parameter: .* for exponential'),
     (lambda m: m['model'].update(candidates=0), 'model.candidates: expected a whole number'),
@@ -247,6 +250,57 @@ def test_graph_of_other_inputs_is_refused_when_opened_not_when_asked(tmp_path, k
         'Cast', ['observations'], ['cast'], to=onnx.TensorProto.FLOAT))
     onnx.save(model, tmp_path / 'cast.onnx')
     assert 'graph: expected' in refusal(tmp_path / 'cast.onnx')
+
+
+STATISTICS = {
+    'prototypes': [[2.0, 3.0], [5.0, 7.0]], 'scale': [0.5, 2.0],
+    'ranges': {'q': [-60.5, -0.1], 'advantage': [-1, 1], 'spread': [0, 1], 'distance': [0, 0.3]}}
+
+
+def test_distance_and_ranges_are_those_of_the_files_statistics(tmp_path, policy):
+    path = changed(tmp_path / 'told.onnx', lambda m: m.update(statistics=STATISTICS))
+    told = Policy(path)
+    assert told.value_ranges == {
+        'q': (-60.5, -0.1), 'advantage': (-1, 1), 'spread': (0, 1), 'distance': (0, 0.3)}
+    decisions = told.decide_batch(
+        np.float32([[2, 3], [2.5, 3], [5, 9], [4.5, 6]]), range(4), 0, 8)
+    assert [decision.distance for decision in decisions] == pytest.approx(
+        [0, 0.5**0.5, 0.5**0.5, (0.5 * (1 + 0.5**2))**0.5], abs=1e-9)
+    # Statistics decide nothing.
+    assert np.array_equal(told.decide(OBSERVATION, 3, 0, 8).candidates,
+                          policy.decide(OBSERVATION, 3, 0, 8).candidates)
+
+
+def test_file_without_statistics_knows_no_distance_and_no_ranges(tmp_path):
+    silent = Policy(changed(
+        tmp_path / 'silent.onnx', lambda m: m.pop('statistics', None) and None))
+    assert silent.value_ranges == {}
+    assert np.isnan(silent.decide(OBSERVATION, 0, 0, 2).values['distance'])
+
+
+@pytest.mark.parametrize(('broken', 'reason'), [
+    ({'scale': [1.0, 0.0]}, 'statistics.scale: expected numbers from'),
+    ({'prototypes': [[1.0]]}, 'statistics.prototypes: expected 1 to 512 observations of 2'),
+    ({'ranges': {}}, 'statistics.ranges: expected those of'),
+])
+def test_broken_statistics_are_refused(tmp_path, broken, reason):
+    text = refusal(changed(
+        tmp_path / 'broken.onnx', lambda m: m.update(statistics=STATISTICS | broken)))
+    assert text.startswith(reason)
+
+
+@pytest.mark.filterwarnings('error')
+def test_values_are_those_of_the_chosen_candidate_and_of_all():
+    q = np.float32([1, 3, 5])
+    decision = Decision(np.zeros(2, np.float32), 5.0, 4.5, np.zeros((3, 2)), q, 0.25)
+    assert decision.values == {
+        'q': 5.0, 'advantage': 0.5, 'spread': pytest.approx((8 / 3)**0.5), 'distance': 0.25}
+    assert tuple(decision.values) == VALUE_NAMES
+    assert decision.q_mean == 3.0
+    broken = Decision(np.zeros(2), np.inf, np.inf, np.zeros((3, 2)), np.float32([1, np.inf, 2]))
+    assert np.isnan([broken.advantage, broken.q_spread, broken.distance]).all()
+    largest = np.float32([-3e38, 3e38])
+    assert Decision(q[:0], 0.0, 0.0, q[:0], largest).q_spread == pytest.approx(3e38)
 
 
 def test_digest_is_that_of_the_file(policy):

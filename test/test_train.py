@@ -16,6 +16,7 @@ import time
 import gymnasium
 from idql_ros.environments import SimulationError
 from idql_ros.policy import Policy
+from idql_ros.value_guard import VALUE_NAMES
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,7 @@ from training.config import ConfigError, TrainConfig
 from training.datasets import DatasetError, Episode, load_minari, split, write_minari
 from training.evaluate import evaluate
 from training.idql import IDQLConfig
+from training.statistics import summarise
 from training.train import (
     DivergenceError,
     fixed_sample,
@@ -123,6 +125,17 @@ def test_without_a_spec_the_actions_seen_give_the_range(config, tmp_path):
     assert idql.action_center.tolist() == pytest.approx([1.0, 0.5], abs=0.1)
     assert idql.action_scale.tolist() == pytest.approx([2.0, 0.5], abs=0.1)
     assert read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')['spec_json'] is None
+
+
+def test_checkpoint_keeps_statistics_of_what_is_trained_on_only(config, tmp_path):
+    data = load_data(replace(config, validation_fraction=0.4)).training.observations
+    train(replace(config, validation_fraction=0.4))
+    found = read_checkpoint(tmp_path / 'run' / 'checkpoint.pt')['statistics']
+    expected = summarise(data)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    assert {tuple(row) for row in found['prototypes'].tolist()} <= {
+        tuple(row) for row in data.tolist()}
 
 
 def test_checkpoint_gives_back_the_trained_learner_and_its_provenance(config, tmp_path):
@@ -497,6 +510,7 @@ def test_evaluations_score_the_policy_file_and_change_nothing_of_the_training(co
         (step, str(n)) for step in ('4', '6') for n in (1, config.idql.candidates)]
     policy = Policy(folder / 'policy-4.onnx')
     assert policy.provenance['updates'] == 4
+    assert set(policy.value_ranges) == set(VALUE_NAMES)
     results = evaluate(policy, config.environment, 2, 0, 1, '')
     assert float(rows[0]['mean_return']) == pytest.approx(
         np.mean([result.total_reward for result in results]), rel=1e-5)

@@ -10,7 +10,7 @@ from training.files import write_all
 from training.idql import IDQL, IDQLConfig, UNITS
 
 CHECKPOINT = 'checkpoint.pt'
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 
 # What a run may be resumed with, though it began with another: where its files lie (the numbers
 # of the dataset are compared instead of its name), how often it writes and evaluates, how long it

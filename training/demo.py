@@ -284,7 +284,8 @@ def main(
     checkpoint = read_checkpoint(output / 'training' / CHECKPOINT)
     path = output / 'policy.onnx'
     print(timed('export', lambda: export(
-        idql, checkpoint['spec_json'], checkpoint['provenance'], path)))
+        idql, checkpoint['spec_json'], checkpoint['provenance'], path,
+        statistics=checkpoint['statistics'])))
 
     def score() -> dict[str, list[evaluate.EpisodeResult]]:
         policy = Policy(path)

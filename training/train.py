@@ -40,6 +40,7 @@ from training.graph import GraphedUpdate
 from training.idql import Batch, Draws, IDQL, IDQLConfig, Info
 from training.logs import Log
 from training.provenance import code_version
+from training.statistics import summarise
 import tyro
 
 # Transitions that validation losses are means of, at most.
@@ -74,6 +75,7 @@ class Data:
     limits_json: str | None  # of the action, where there is no spec
     provenance: dict[str, Any]
     reward_scale: float  # the factor of reward_scaling
+    statistics: dict[str, torch.Tensor]  # see summarise
 
 
 class Sampler:
@@ -218,6 +220,7 @@ class Run:
         return {
             'config': asdict(self.config),
             'spec_json': self.data.spec_json,
+            'statistics': self.data.statistics,
             'provenance': self.data.provenance | {'updates': step},
             'step': step,
             'since': since,
@@ -241,7 +244,7 @@ class Run:
             spec_json = environments.plain_spec(environment).to_json()
             provenance |= {'environment': environment}
         path = self.output / f'policy-{step}.onnx'
-        export(alone, spec_json, provenance, path)
+        export(alone, spec_json, provenance, path, statistics=self.data.statistics)
         policy = Policy(path)
         for n in missing:
             results = evaluate(
@@ -495,7 +498,8 @@ def load_data(config: TrainConfig) -> Data:
 
         training = transform(training)
         validation = None if validation is None else transform(validation)
-    return Data(training, validation, spec_json, limits_json, provenance, scale)
+    return Data(training, validation, spec_json, limits_json, provenance, scale,
+                summarise(training.observations))
 
 
 def describe(config: TrainConfig) -> dict[str, Any]:
