@@ -18,8 +18,8 @@ from typing import Any, TextIO
 from idql_ros import message as messages
 from idql_ros.environments import make, ROBOTS, SimulatedRobot, SimulationError
 from idql_ros.policy import default_path, Policy, PolicyError
-from idql_ros.policy_node import qos_profile
 from idql_ros.spec import load, Spec, SpecError
+from idql_ros.topics import qos_profile
 import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy

@@ -7,6 +7,8 @@ from pathlib import Path
 import re
 import tempfile
 
+import pytest
+
 # Set before any test module imports rclpy. Tests and what they start talk on a domain of their
 # own, on this machine only: never on that of the shell, where a robot may listen. Each process (a
 # run, or a worker of one) holds the lock of its domain as long as it lives.
@@ -42,3 +44,30 @@ def pytest_report_header() -> str:
     """Return what of this run is not visible in its tests."""
     left_out = f', without torch not run: {", ".join(collect_ignore)}' if collect_ignore else ''
     return f'ROS_DOMAIN_ID: {os.environ["ROS_DOMAIN_ID"]}{left_out}'
+
+
+@pytest.fixture(scope='session')
+def fast_policy(tmp_path_factory):
+    """Return the default policy at a rate that keeps the tests of nodes short."""
+    import harness
+    return harness.policy_with(
+        tmp_path_factory.mktemp('policy') / 'fast.onnx',
+        lambda metadata: metadata['spec'].update(rate=harness.RATE))
+
+
+@pytest.fixture
+def robot():
+    """Give the other side of a node."""
+    import harness
+    with harness.robot() as made:
+        yield made
+
+
+@pytest.fixture
+def active(fast_policy, tmp_path):
+    """Give a policy_node that started itself with commands enabled."""
+    import harness
+    with harness.running(harness.NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log') as process:
+        yield process

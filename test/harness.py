@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 import json
+import os
 from pathlib import Path
 import signal
 import subprocess
@@ -13,13 +14,20 @@ import pytest
 
 pytest.importorskip('rclpy', reason='rclpy is not installed')
 
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from geometry_msgs.msg import TwistStamped  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
+from rcl_interfaces.msg import Parameter, ParameterType  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
 import rclpy  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile  # noqa: E402
+from std_srvs.srv import SetBool, Trigger  # noqa: E402
 
+NODE = 'idql_ros.policy_node'
+# Of the policies that the tests of policy_node run, Hz.
+RATE = 20.0
 SOURCE = Path(__file__).resolve().parents[1]
 DEFAULT_POLICY = SOURCE / 'config' / 'policies' / 'pointmaze_medium.onnx'
 
@@ -56,16 +64,23 @@ def untrained(spec, path):
 class Process:
     """A node under test."""
 
-    def __init__(self, module, parameters, log):
-        """Start it with parameters (name -> value); what it prints goes to the file `log`."""
-        arguments = [sys.executable, '-m', module, '--ros-args']
+    def __init__(self, module, parameters, log, fault='', remap=()):
+        """Start it with parameters (name -> value); what it prints goes to the file `log`.
+
+        With a fault it is policy_node as faulty_node.py has it. `remap`: (from, to) of topics.
+        """
+        program = ['-m', module] if not fault else [SOURCE / 'test' / 'faulty_node.py']
+        arguments = [sys.executable, *program, '--ros-args']
         for name, value in parameters.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             arguments += ['-p', f'{name}:={text}']
+        for name, other in remap:
+            arguments += ['-r', f'{name}:={other}']
         self._log = log
         with log.open('w') as file:
             self.child = subprocess.Popen(
-                arguments, cwd=SOURCE, stdout=file, stderr=subprocess.STDOUT)
+                arguments, cwd=SOURCE, stdout=file, stderr=subprocess.STDOUT,
+                env=os.environ | {'IDQL_ROS_FAULT': fault, 'PYTHONPATH': str(SOURCE)})
 
     def output(self):
         """Return what it printed so far."""
@@ -92,6 +107,7 @@ class Robot:
         self.node = rclpy.create_node('robot', context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
+        self._clients = {}
         self.commands = []
         self.node.create_subscription(TwistStamped, 'cmd_vel', self.commands.append, 100)
         self.odometry = self.node.create_publisher(Odometry, 'odom', QoSProfile(depth=10))
@@ -147,13 +163,19 @@ class Robot:
                 self.publish_odometry(**position)
             self.executor.spin_once(timeout_sec=0.005)
 
+    def client(self, service_type, name):
+        """Return a client of a service that is there."""
+        if name not in self._clients:
+            client = self._clients[name] = self.node.create_client(service_type, name)
+            self.spin_until(client.service_is_ready, f'service {name}')
+            # Nobody tells when the service knows the client too; before, its response gets lost.
+            self.spin_for(0.1)
+        return self._clients[name]
+
     def call(self, service_type, name, request):
         """Call a service and return its response."""
-        client = self.node.create_client(service_type, name)
-        self.spin_until(client.service_is_ready, f'service {name}')
-        future = client.call_async(request)
+        future = self.client(service_type, name).call_async(request)
         self.spin_until(future.done, f'response of {name}')
-        self.node.destroy_client(client)
         return future.result()
 
     def change_state(self, transition):
@@ -161,6 +183,54 @@ class Robot:
         request = ChangeState.Request()
         request.transition.id = transition
         return self.call(ChangeState, '/policy_node/change_state', request).success
+
+    def set_parameter(self, name, value):
+        """Set a parameter of /policy_node, a bool or a text; return whether it took it."""
+        request = SetParameters.Request(parameters=[Parameter(name=name)])
+        found = request.parameters[0].value
+        if isinstance(value, bool):
+            found.type, found.bool_value = ParameterType.PARAMETER_BOOL, value
+        else:
+            found.type, found.string_value = ParameterType.PARAMETER_STRING, str(value)
+        return self.call(
+            SetParameters, '/policy_node/set_parameters', request).results[0].successful
+
+    def trigger(self, name):
+        """Call a service of /policy_node and return its answer."""
+        return self.call(Trigger, f'/policy_node/{name}', Trigger.Request())
+
+    def estop(self, engaged):
+        """Engage or release the emergency stop of /policy_node and return the answer."""
+        return self.call(SetBool, '/policy_node/estop', SetBool.Request(data=engaged))
+
+    def reload(self):
+        """Call ~/reload while odometry goes on; return the answer."""
+        future = self.client(Trigger, '/policy_node/reload').call_async(Trigger.Request())
+        self.drive(future.done, 'the answer')
+        return future.result()
+
+    def acts(self):
+        """Wait for an action that follows on what was heard up to now."""
+        self.commands.clear()
+        self.drive(lambda: any(not is_stop(c) for c in self.commands), 'a command')
+
+    def stays_stopped(self):
+        """Check that for a while nothing but the stop is sent."""
+        self.commands.clear()
+        self.publish_for(0.5)
+        assert self.commands and all(is_stop(c) for c in self.commands)
+
+    def expect_reason(self, expected, **odometry):
+        """Publish odometry until /diagnostics is an error that contains `expected`."""
+        received = self.listen(DiagnosticArray, '/diagnostics')
+
+        def found():
+            return any(expected in status.message and status.level == DiagnosticStatus.ERROR
+                       for array in received for status in array.status)
+        if odometry:
+            self.drive(found, f'diagnostics with {expected!r}', **odometry)
+        else:
+            self.spin_until(found, f'diagnostics with {expected!r}')
 
 
 def stamp_ns(message):
@@ -171,6 +241,11 @@ def stamp_ns(message):
 def velocity(command):
     """Return what a TwistStamped commands, (2,) in m/s."""
     return np.array([command.twist.linear.x, command.twist.linear.y])
+
+
+def is_stop(command):
+    """Return whether a TwistStamped commands to stand."""
+    return not velocity(command).any()
 
 
 @contextmanager
@@ -184,9 +259,9 @@ def robot():
 
 
 @contextmanager
-def running(module, parameters, log):
+def running(module, parameters, log, fault='', remap=()):
     """Give a Process, and end it where the test did not."""
-    process = Process(module, parameters, log)
+    process = Process(module, parameters, log, fault, remap)
     try:
         yield process
     finally:

@@ -54,18 +54,19 @@ class Watched:
         assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
         self.received = self.ticks = 0
         self.observations = []
-        decide = self.node._decide
+        self.runner = self.node._runner
+        decide = self.runner._decide
 
-        def watch(observation, tick_ns):
+        def watch(policy, observation, *arguments):
             self.observations.append(observation.copy())
-            return decide(observation, tick_ns)
+            return decide(policy, observation, *arguments)
 
-        self.node._decide = watch
+        self.runner._decide = watch
 
     def activate(self):
         """Activate it, and count what comes and what begins from then on."""
         assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        add, begin = self.node._observer.add, self.node._begin
+        add, begin = self.runner.observer.add, self.runner._begin
 
         def count_message(*arguments):
             self.received += 1
@@ -75,7 +76,7 @@ class Watched:
             self.ticks += 1
             begin(tick_ns)
 
-        self.node._observer.add, self.node._begin = count_message, count_tick
+        self.runner.observer.add, self.runner._begin = count_message, count_tick
 
     def now_ns(self):
         """Return its clock."""
@@ -95,7 +96,7 @@ class Watched:
         self.executor.shutdown()
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
-        del self.executor, self.node, self.context
+        del self.executor, self.node, self.runner, self.context
         gc.collect()  # what watches it refers to it
 
 
@@ -123,8 +124,8 @@ def replayed(path, spec, folder):
                 lambda told=told: watched.received == told['messages']
                 and watched.now_ns() == told['clock']
                 and (spec.tick == 'arrival' or watched.ticks == told['due'] - 1)
-                and watched.node._job is None, str(told))
-        counts = watched.node._counts
+                and not watched.runner.busy, str(told))
+        counts = watched.runner.counts
         assert counts['missed'] == counts['dropped'] == 0
     finally:
         replay.stdin.close()

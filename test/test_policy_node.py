@@ -1,60 +1,23 @@
 """policy_node as a process of its own, under real rclpy and DDS."""
 
 import math
+import re
 import signal
 
 import pytest
 
 harness = pytest.importorskip('harness', reason='rclpy is not installed')
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from harness import is_stop, NODE, RATE  # noqa: E402
 from idql_ros import spec as specs  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 import numpy as np  # noqa: E402
-from rcl_interfaces.msg import Parameter, ParameterType  # noqa: E402
-from rcl_interfaces.srv import SetParameters  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from rcl_interfaces.msg import ParameterType  # noqa: E402
+from rcl_interfaces.srv import DescribeParameters  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
-from std_msgs.msg import Float64, Float64MultiArray, String  # noqa: E402
-
-NODE = 'idql_ros.policy_node'
-RATE = 20.0
-
-
-@pytest.fixture(scope='module')
-def fast_policy(tmp_path_factory):
-    """Return the default policy at a rate that keeps the tests short."""
-    return harness.policy_with(
-        tmp_path_factory.mktemp('policy') / 'fast.onnx',
-        lambda metadata: metadata['spec'].update(rate=RATE))
-
-
-@pytest.fixture
-def robot():
-    """Give the other side of the node."""
-    with harness.robot() as made:
-        yield made
-
-
-@pytest.fixture
-def active(fast_policy, tmp_path):
-    """Give a node that started itself with commands enabled."""
-    with harness.running(NODE, {
-        'model': fast_policy, 'autostart': True, 'enable_commands': True,
-    }, tmp_path / 'node.log') as process:
-        yield process
-
-
-def set_bool(robot, name, value):
-    request = SetParameters.Request(parameters=[Parameter(name=name)])
-    request.parameters[0].value.type = ParameterType.PARAMETER_BOOL
-    request.parameters[0].value.bool_value = value
-    response = robot.call(SetParameters, '/policy_node/set_parameters', request)
-    return response.results[0].successful
-
-
-def is_stop(command):
-    return not harness.velocity(command).any()
+from std_msgs.msg import Bool, Float64, Float64MultiArray, String  # noqa: E402
 
 
 def test_silent_until_active_and_after_deactivation(robot, fast_policy, tmp_path):
@@ -128,27 +91,14 @@ def test_dry_run_sends_nothing_and_shows_what_it_would_send(robot, fast_policy, 
         robot.drive(lambda: any(any(p.data) for p in previews), 'a preview')
         assert robot.commands == []
         assert 'dry run' in process.output()
-        assert set_bool(robot, 'enable_commands', True)
+        assert robot.set_parameter('enable_commands', True)
         robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
-        assert set_bool(robot, 'enable_commands', False)
+        assert robot.set_parameter('enable_commands', False)
         robot.spin_for(0.2)
         assert is_stop(robot.commands[-1])
         robot.commands.clear()
         robot.publish_for(0.4)
         assert robot.commands == []
-
-
-def expect_reason(robot, expected, **odometry):
-    """Publish odometry until /diagnostics is an error that contains `expected`."""
-    received = robot.listen(DiagnosticArray, '/diagnostics')
-
-    def found():
-        return any(expected in status.message and status.level == DiagnosticStatus.ERROR
-                   for array in received for status in array.status)
-    if odometry:
-        robot.drive(found, f'diagnostics with {expected!r}', **odometry)
-    else:
-        robot.spin_until(found, f'diagnostics with {expected!r}')
 
 
 def test_without_any_message_it_sends_the_stop_at_the_tick_rate_and_says_why(robot, active):
@@ -157,7 +107,7 @@ def test_without_any_message_it_sends_the_stop_at_the_tick_rate_and_says_why(rob
     robot.spin_for(1.0)
     assert all(is_stop(c) for c in robot.commands)
     assert 0.6 * RATE <= len(robot.commands) <= 1.2 * RATE
-    expect_reason(robot, 'odom): missing')
+    robot.expect_reason('odom): missing')
     assert 'missing' in active.output()
 
 
@@ -169,7 +119,7 @@ def test_a_stale_stream_stops_and_recovers(robot, active):
     stop = next(c for c in robot.commands if is_stop(c))
     # max_age is 0.25 s; one tick later at most, and what the scheduler adds.
     assert 0.25 <= (harness.stamp_ns(stop) - last_ns) / 1e9 <= 0.25 + 1 / RATE + 0.3
-    expect_reason(robot, 'stale')
+    robot.expect_reason('stale')
     robot.commands.clear()
     robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command again')
 
@@ -187,7 +137,7 @@ def test_an_invalid_message_is_answered_with_the_stop(robot, active, what, expec
     robot.publish_for(0.4, **what)
     assert robot.commands
     assert all(is_stop(c) for c in robot.commands)
-    expect_reason(robot, expected, **what)
+    robot.expect_reason(expected, **what)
 
 
 def test_a_message_of_another_type_is_no_observation(robot, active):
@@ -198,7 +148,7 @@ def test_a_message_of_another_type_is_no_observation(robot, active):
         wrong.publish(String(data='here'))
         robot.spin_for(0.02)
     assert all(is_stop(c) for c in robot.commands)
-    expect_reason(robot, 'no message of type nav_msgs/msg/Odometry')
+    robot.expect_reason('no message of type nav_msgs/msg/Odometry')
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -212,81 +162,56 @@ def test_a_signal_sends_the_stop_and_ends_cleanly(robot, active, number):
     assert 'Traceback' not in active.output()
 
 
-def policy_that_spoils(path, output, spoil):
-    """Write a policy whose `output` is spoilt where the robot's x is above 5.
-
-    Args:
-        path: Where to write it.
-        output: 'candidates' or 'v'.
-        spoil: 'nan': not finite there; 'error': the inference fails there; 'slow': the inference
-            takes seconds, everywhere.
-    """
+def policy_that_spoils(path):
+    """Write a policy whose candidates are not finite where the robot's x is above 50, which it never was."""
     onnx = pytest.importorskip('onnx', reason='onnx is not installed')
     make = onnx.helper.make_node
     harness.policy_with(path, lambda metadata: metadata['spec'].update(rate=RATE))
     model = onnx.load(path)
     for node in model.graph.node:
-        for i, name in enumerate(node.output):
-            if name == output:
-                node.output[i] = 'unspoilt'
-        for i, name in enumerate(node.input):
-            if name == output:
-                node.input[i] = 'unspoilt'
-    for name, value in (('column', np.array(0)), ('five', np.array(5.0, np.float32)),
-                        ('zeros', np.zeros(1, np.float32)), ('zero', np.array(0.0, np.float32))):
+        for names in (node.output, node.input):
+            for i, name in enumerate(names):
+                if name == 'candidates':
+                    names[i] = 'unspoilt'
+    # exp(1000 (x - 50)) times 0: 0, or where it is infinite no number.
+    for name, value in (('column', np.array(0)), ('far', np.array(50.0, np.float32)),
+                        ('steep', np.array(1000.0, np.float32)),
+                        ('zero', np.array(0.0, np.float32))):
         model.graph.initializer.append(onnx.numpy_helper.from_array(value, f'spoil_{name}'))
-    model.graph.node.append(
-        make('Gather', ['observations', 'spoil_column'], ['spoil_x'], axis=1))
-    if spoil == 'nan':
-        model.graph.node.extend([
-            make('Sub', ['spoil_five', 'spoil_x'], ['spoil_rest']),
-            make('Sqrt', ['spoil_rest'], ['spoil_root']),
-            make('Mul', ['spoil_root', 'spoil_zero'], ['spoil'])])
-    elif spoil == 'slow':
-        matrix = np.full((1024, 1024), 1e-4, np.float32)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(matrix, 'spoil_matrix'))
-        model.graph.node.append(make('Mul', ['spoil_matrix', 'spoil_x'], ['spoil_0']))
-        steps = 60  # of 2 GFLOP
-        model.graph.node.extend(
-            make('MatMul', [f'spoil_{i}', 'spoil_matrix'], [f'spoil_{i + 1}'])
-            for i in range(steps))
-        model.graph.node.extend([
-            make('ReduceMax', [f'spoil_{steps}'], ['spoil_max'], keepdims=0),
-            make('Mul', ['spoil_max', 'spoil_zero'], ['spoil'])])
-    else:
-        model.graph.node.extend([
-            make('Greater', ['spoil_x', 'spoil_five'], ['spoil_is']),
-            make('Cast', ['spoil_is'], ['spoil_index'], to=onnx.TensorProto.INT64),
-            make('Gather', ['spoil_zeros', 'spoil_index'], ['spoil'])])
-    model.graph.node.append(make('Add', ['unspoilt', 'spoil'], [output]))
+    model.graph.node.extend([
+        make('Gather', ['observations', 'spoil_column'], ['spoil_x'], axis=1),
+        make('Sub', ['spoil_x', 'spoil_far'], ['spoil_beyond']),
+        make('Mul', ['spoil_beyond', 'spoil_steep'], ['spoil_power']),
+        make('Exp', ['spoil_power'], ['spoil_exp']),
+        make('Mul', ['spoil_exp', 'spoil_zero'], ['spoil']),
+        make('Add', ['unspoilt', 'spoil'], ['candidates'])])
     onnx.save(model, path)
     return path
 
 
 def test_what_is_not_finite_is_never_sent(robot, tmp_path):
-    policy = policy_that_spoils(tmp_path / 'nan.onnx', 'candidates', 'nan')
+    policy = policy_that_spoils(tmp_path / 'nan.onnx')
     with harness.running(NODE, {
         'model': policy, 'autostart': True, 'enable_commands': True,
     }, tmp_path / 'node.log'):
         robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=1.0)
         robot.spin_for(0.2)
         robot.commands.clear()
-        robot.drive(lambda: len(robot.commands) >= 5, 'the stop', x=9.0)
+        robot.drive(lambda: len(robot.commands) >= 5, 'the stop', x=90.0)
         assert all(is_stop(c) for c in robot.commands)
-        expect_reason(robot, 'not finite', x=9.0)
+        robot.expect_reason('not finite', x=90.0)
 
 
-def test_an_exception_sends_the_stop_and_ends_with_an_error(robot, tmp_path):
-    policy = policy_that_spoils(tmp_path / 'error.onnx', 'v', 'error')
+def test_an_exception_sends_the_stop_and_ends_with_an_error(robot, fast_policy, tmp_path):
     with harness.running(NODE, {
-        'model': policy, 'autostart': True, 'enable_commands': True,
-    }, tmp_path / 'node.log') as process:
+        'model': fast_policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log', fault='raise') as process:
         robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=1.0)
         robot.drive(lambda: process.child.poll() is not None, 'its end', x=9.0)
         robot.spin_for(0.3)
         assert process.child.returncode == 1
         assert is_stop(robot.commands[-1])
-        assert 'Gather' in process.output()
+        assert 'a fault for the test' in process.output()
 
 
 def test_limits_hold_whatever_the_policy_asks(robot, tmp_path):
@@ -382,7 +307,7 @@ def test_a_signal_that_comes_less_than_once_a_period_stops(robot, tmp_path):
         stamp_ns = robot.publish_odometry()
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
         other.publish(message)
-        expect_reason(robot, 'no tick for', x=1.0)
+        robot.expect_reason('no tick for', x=1.0)
         robot.commands.clear()
         robot.drive(lambda: len(robot.commands) >= 5, 'the stop')
         assert all(is_stop(c) for c in robot.commands)
@@ -400,18 +325,40 @@ def test_the_stop_follows_a_stale_stream_at_once_also_at_a_low_rate(robot, tmp_p
         assert 0.25 <= (harness.stamp_ns(stop) - last_ns) / 1e9 <= 0.45
 
 
-def test_an_inference_that_takes_too_long_is_answered_with_the_stop(robot, tmp_path):
-    policy = policy_that_spoils(tmp_path / 'slow.onnx', 'v', 'slow')
+def test_an_inference_that_hangs_is_answered_with_the_stop(robot, fast_policy, tmp_path):
     with harness.running(NODE, {
-        'model': policy, 'autostart': True, 'enable_commands': True,
-    }, tmp_path / 'node.log'):
-        expect_reason(robot, 'too old', x=1.0)
+        'model': fast_policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log', fault='hang') as process:
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=1.0)
+        robot.expect_reason('too old', x=9.0)
         robot.commands.clear()
-        robot.drive(lambda: len(robot.commands) >= 20, 'stops', x=1.0)
+        robot.drive(lambda: len(robot.commands) >= 20, 'stops', x=9.0)
         assert all(is_stop(c) for c in robot.commands)
-        # Not only when an inference returns, which takes longer than this.
         gaps_s = np.diff([harness.stamp_ns(c) for c in robot.commands]) / 1e9
         assert np.median(gaps_s) < 2 / RATE
+        assert process.end() == 0
+
+
+def test_results_that_are_always_late_are_never_sent_and_end_in_the_stop(
+        robot, fast_policy, tmp_path):
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log', fault='slow'):
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=1.0)
+        robot.publish_for(0.5, x=9.0)
+        robot.commands.clear()
+        robot.expect_reason('no decision in time', x=9.0)
+        assert all(is_stop(c) for c in robot.commands)
+        robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=1.0)
+
+
+def test_an_executor_that_stands_still_is_answered_with_the_stop(robot, fast_policy, tmp_path):
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log', fault='stall') as process:
+        robot.drive(lambda: 'the executor has not run' in process.output(), 'the report')
+        robot.drive(lambda: robot.commands and is_stop(robot.commands[-1]), 'the stop')
+        robot.drive(lambda: not is_stop(robot.commands[-1]), 'a command again')
 
 
 def test_what_was_only_previewed_is_nothing_to_hold(robot, tmp_path):
@@ -424,7 +371,7 @@ def test_what_was_only_previewed_is_nothing_to_hold(robot, tmp_path):
     with harness.running(
             NODE, {'model': policy, 'autostart': True}, tmp_path / 'node.log') as process:
         robot.drive(lambda: len(previews) >= 3, 'previews')
-        assert set_bool(robot, 'enable_commands', True)
+        assert robot.set_parameter('enable_commands', True)
         robot.spin_until(lambda: 'no stop is sent on cmd_vel' in process.output(), 'the report')
         assert robot.commands == []
         robot.drive(lambda: robot.commands, 'a command')
@@ -446,7 +393,7 @@ def test_a_spec_whose_commands_cannot_be_written_is_refused(robot, tmp_path):
 
 def test_the_clock_may_not_be_changed_under_a_configured_node(robot, active):
     robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
-    assert not set_bool(robot, 'use_sim_time', True)
+    assert not robot.set_parameter('use_sim_time', True)
     robot.commands.clear()
     robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command')
 
@@ -472,7 +419,8 @@ def test_simulated_time_that_stands_still_stops(robot, fast_policy, tmp_path):
 
 @pytest.mark.parametrize('parameters', [
     {'seed': -1}, {'threads': 0}, {'model': 5}, {'enable_commands': 3}, {'extraction': 'best'},
-    {'extraction': 5}, {'softmax_temperature': -0.1}, {'sampling_temperature': 2.5}])
+    {'extraction': 5}, {'softmax_temperature': -0.1}, {'sampling_temperature': 2.5},
+    {'value_guard': 'act'}, {'value_range_q': '[2.0, 1.0]'}, {'clock_timeout': 0.0}])
 def test_a_wrong_parameter_is_refused_in_one_line(tmp_path, parameters):
     process = harness.Process(NODE, parameters, tmp_path / 'node.log')
     assert process.child.wait(20) == 1
@@ -500,9 +448,8 @@ def test_latched_signal_sent_before_the_node_started_is_observed_and_frames_fill
     goal.publish(Float64(data=4.0))
     with harness.running(NODE, {
         'model': policy, 'autostart': True, 'enable_commands': True,
-    }, tmp_path / 'node.log') as process:
+    }, tmp_path / 'node.log'):
         robot.drive(lambda: any(not is_stop(c) for c in robot.commands), 'a command', x=2.0)
-        assert 'of 3 frames since the last gap' in process.output()
     from idql_ros.policy import Policy
     opened = Policy(policy)
     command = next(c for c in robot.commands if not is_stop(c))
@@ -522,3 +469,172 @@ def test_message_in_another_frame_than_stated_stops_and_says_so(robot, tmp_path)
         robot.drive(lambda: len(robot.commands) >= 2, 'the stop')
         assert all(is_stop(c) for c in robot.commands)
         assert 'expected the frame_id map that the spec states, found' in process.output()
+
+
+def test_parameters_are_described_with_type_range_and_when_they_change(robot, active):
+    from idql_ros.parameters import PARAMETERS, START, UNCONFIGURED
+    request = DescribeParameters.Request(names=[p.name for p in PARAMETERS])
+    described = robot.call(
+        DescribeParameters, '/policy_node/describe_parameters', request).descriptors
+    types = {bool: ParameterType.PARAMETER_BOOL, int: ParameterType.PARAMETER_INTEGER,
+             float: ParameterType.PARAMETER_DOUBLE, str: ParameterType.PARAMETER_STRING,
+             list: ParameterType.PARAMETER_DOUBLE_ARRAY}
+    for expected, found in zip(PARAMETERS, described, strict=True):
+        assert (found.name, found.description) == (expected.name, expected.description)
+        assert found.type == types[type(expected.default)]
+        assert found.read_only == (expected.changes == START)
+        ranges = [*found.integer_range, *found.floating_point_range]
+        assert [(r.from_value, r.to_value) for r in ranges] == (
+            [] if expected.high is None else [(expected.low, expected.high)])
+        for choice in expected.choices:
+            assert choice in found.additional_constraints
+        assert ('unconfigured' in found.additional_constraints) == (
+            expected.changes == UNCONFIGURED)
+
+
+# What an operator says.
+
+
+def test_an_emergency_stop_lasts_until_it_is_released_and_resumed(robot, active):
+    robot.acts()
+    assert robot.estop(True).success
+    robot.spin_for(0.1)
+    robot.stays_stopped()
+    assert not robot.trigger('resume').success
+    assert robot.estop(False).success
+    robot.stays_stopped()
+    assert robot.trigger('resume').success
+    robot.acts()
+
+
+def test_an_emergency_stop_is_heard_whatever_the_qos_of_its_topic(robot, active):
+    robot.acts()
+    for profile in (
+            QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL),
+            QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)):
+        publisher = robot.node.create_publisher(Bool, 'estop', profile)
+        robot.spin_until(lambda p=publisher: p.get_subscription_count(), 'its subscription')
+        publisher.publish(Bool(data=True))
+        robot.drive(lambda: is_stop(robot.commands[-1]), 'the stop')
+        robot.stays_stopped()
+        publisher.publish(Bool(data=False))
+        robot.spin_for(0.2)
+        robot.drive(lambda: robot.trigger('resume').success, 'release')
+        robot.acts()
+
+
+def test_an_emergency_stop_latched_before_the_node_started_holds_it(robot, fast_policy, tmp_path):
+    publisher = robot.node.create_publisher(
+        Bool, 'estop', QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    publisher.publish(Bool(data=True))
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True,
+    }, tmp_path / 'node.log') as process:
+        robot.drive(lambda: 'emergency stop (topic) engaged' in process.output(), 'the report')
+        robot.drive(lambda: len(robot.commands) > 3, 'the stop')
+        robot.stays_stopped()
+
+
+def test_an_emergency_stop_survives_cleanup_and_configuration(robot, active):
+    robot.acts()
+    robot.estop(True)
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP,
+                       Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert robot.change_state(transition)
+    robot.drive(lambda: len(robot.commands) > 3, 'the stop')
+    robot.stays_stopped()
+    robot.estop(False)
+    assert robot.trigger('resume').success
+    robot.acts()
+
+
+def test_a_dead_mans_switch_has_to_be_held(robot, fast_policy, tmp_path):
+    switch = robot.node.create_publisher(Bool, 'deadman', 1)
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'enable_commands': True, 'deadman_timeout': 0.3,
+    }, tmp_path / 'node.log'):
+        robot.drive(lambda: len(robot.commands) > 3, 'the stop')
+        robot.stays_stopped()
+
+        def moving():
+            switch.publish(Bool(data=True))
+            robot.publish_odometry()
+            robot.spin_for(0.02)
+            return not is_stop(robot.commands[-1])
+        robot.spin_until(moving, 'a command')
+        robot.publish_for(0.5)
+        robot.stays_stopped()
+
+
+def test_paused_it_stands_until_resumed_and_a_reset_goes_on(robot, active):
+    robot.acts()
+    assert robot.trigger('pause').success
+    robot.stays_stopped()
+    assert robot.trigger('resume').success
+    robot.acts()
+    assert robot.trigger('reset').success
+    robot.acts()
+
+
+def test_an_unconfigured_node_says_what_it_needs(robot, fast_policy, tmp_path):
+    with harness.running(NODE, {'model': fast_policy}, tmp_path / 'node.log'):
+        for name in ('pause', 'reset', 'reload'):
+            answer = robot.trigger(name)
+            assert not answer.success and 'configure' in answer.message
+
+# Reloading.
+
+
+def test_a_reload_goes_on_with_the_new_file_and_a_bad_one_with_the_old(
+        robot, active, fast_policy, tmp_path):
+    from idql_ros import decision_record
+    from idql_ros.policy import Policy
+
+    def change(metadata):
+        metadata['spec'].update(rate=RATE)
+        metadata['provenance']['changed'] = True
+    other = harness.policy_with(tmp_path / 'other.onnx', change)
+    decisions = robot.listen(Float64MultiArray, '/policy_node/decision')
+
+    def digest():
+        message = decisions[-1]
+        return decision_record.unpack(
+            [(d.label, d.size) for d in message.layout.dim], message.data).digest
+
+    robot.acts()
+    robot.drive(lambda: decisions, 'a decision')
+    assert Policy(fast_policy).digest.startswith(digest())
+    broken = tmp_path / 'broken.onnx'
+    broken.write_bytes(fast_policy.read_bytes()[:5000])
+    assert robot.set_parameter('model', broken)
+    answer = robot.reload()
+    assert not answer.success and 'broken.onnx' in answer.message
+    assert 'the policy stays as it was' in answer.message
+    robot.acts()
+    assert Policy(fast_policy).digest.startswith(digest())
+    assert robot.set_parameter('model', other)
+    robot.acts()
+    robot.commands.clear()
+    answer = robot.reload()
+    assert answer.success, answer.message
+    robot.drive(lambda: Policy(other).digest.startswith(digest()), 'decisions of the other')
+    # A stall that fits into max_age (0.25 s) costs no stop.
+    stall_ms = float(re.search(r'rested for (\d+) ms', answer.message)[1])
+    assert stall_ms > 150 or all(not is_stop(c) for c in robot.commands)
+
+
+def test_a_file_of_another_spec_is_not_taken_while_the_node_runs(robot, active, tmp_path):
+    robot.acts()
+    slower = harness.policy_with(
+        tmp_path / 'slower.onnx', lambda metadata: metadata['spec'].update(rate=RATE / 2))
+    assert robot.set_parameter('model', slower)
+    answer = robot.reload()
+    assert not answer.success and 'expected the spec of the policy that runs' in answer.message
+    robot.acts()
+
+
+def test_an_emergency_stop_holds_through_a_reload(robot, active, fast_policy):
+    robot.acts()
+    robot.estop(True)
+    assert robot.reload().success
+    robot.stays_stopped()
