@@ -12,7 +12,7 @@ import time
 
 from idql_ros import message as messages
 from idql_ros import spec as specs
-from idql_ros.policy_node import qos_profile
+from idql_ros.topics import qos_profile
 import rclpy
 from rosgraph_msgs.msg import Clock
 from training import alignment

@@ -8,7 +8,7 @@ import sys
 
 from idql_ros.environments import plain_spec
 from idql_ros.policy import MAX_CANDIDATES, Policy
-from idql_ros.spec import load
+from idql_ros.spec import load, parse
 import numpy as np
 import onnx
 import onnxruntime
@@ -18,10 +18,20 @@ from training import export as exporting
 from training.checkpoint import save_checkpoint
 from training.export import export, ExportError, main
 from training.idql import IDQL, IDQLConfig
+from training.statistics import summarise
 
 ROOT = Path(__file__).parents[1]
 POINTMAZE = ROOT / 'config' / 'robots' / 'pointmaze_medium.yaml'
 SPEC = json.dumps({'name': 'robot', 'third': 1 / 3, 'actions': []})
+ROBOT = parse({
+    'spec_version': 1, 'name': 'robot', 'rate': 5.0, 'tick': 'timer',
+    'observations': [{'name': 'state', 'topic': 'state', 'type': 'std_msgs/msg/Float64MultiArray',
+                      'fields': ['data[0:3]'], 'unit': 'm', 'max_age': 1.0}],
+    'actions': [{'name': 'command', 'topic': 'command', 'type': 'std_msgs/msg/Float64MultiArray',
+                 'fields': ['data[0:2]'],
+                 'dimensions': 2 * [{'kind': 'velocity', 'unit': 'm/s', 'lower': -1.0,
+                                     'upper': 3.0, 'stop': 'zero'}]}],
+}, 'robot').to_json()
 
 
 def learner(**settings):
@@ -42,6 +52,11 @@ def learner(**settings):
         for parameter in idql.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape))
     return idql.eval()
+
+
+def statistics(size=3, rows=300):
+    """Return the statistics of random observations."""
+    return summarise(np.random.default_rng(0).normal(size=(rows, size)).astype(np.float32))
 
 
 def run(path, observations, noise):
@@ -96,7 +111,7 @@ def test_comparison_takes_no_more_candidates_at_a_time_than_fit_into_memory(
 
 @pytest.mark.parametrize('net', ['averaged_actor', 'target_critics', 'value'])
 def test_file_that_differs_from_the_network_is_not_written(tmp_path, monkeypatch, net):
-    graph = exporting._graph
+    graph = exporting.policy_graph
 
     def other_network(idql):
         other = learner()
@@ -105,7 +120,7 @@ def test_file_that_differs_from_the_network_is_not_written(tmp_path, monkeypatch
                 parameter.mul_(1.01)
         return graph(other)
 
-    monkeypatch.setattr(exporting, '_graph', other_network)
+    monkeypatch.setattr(exporting, 'policy_graph', other_network)
     (tmp_path / 'policy.onnx').write_text('the one before')
     with pytest.raises(ExportError, match='no file written'):
         export(learner(), SPEC, {}, tmp_path / 'policy.onnx')
@@ -140,6 +155,41 @@ def test_metadata_hold_spec_model_and_provenance_with_exact_numbers(tmp_path):
     }
 
 
+def test_statistics_and_the_ranges_of_the_files_own_answers_are_in_the_file(tmp_path):
+    # Around the data that the learner normalises by: elsewhere every candidate is at a limit.
+    drawn = np.random.default_rng(0).normal([10, 0, -3], [0.1, 1, 5], (300, 3))
+    of_data = summarise(drawn.astype(np.float32))
+    report = export(learner(), ROBOT, {}, tmp_path / 'p.onnx', samples=4, statistics=of_data)
+    model = onnx.load(tmp_path / 'p.onnx')
+    content, = (json.loads(p.value) for p in model.metadata_props if p.key == 'idql_ros')
+    found = content['statistics']
+    assert found.keys() == {'prototypes', 'scale', 'ranges'}
+    for name, kind in (('prototypes', np.float32), ('scale', np.float64)):
+        assert np.array_equal(np.array(found[name]), of_data[name].numpy().astype(np.float64))
+        assert of_data[name].numpy().dtype == kind
+    policy = Policy(tmp_path / 'p.onnx')
+    assert policy.value_ranges == report.ranges
+    observations = of_data['calibration'].numpy()
+    decisions = policy.decide_batch(observations, range(150), 0, policy.candidates)
+    for name, (low, high) in policy.value_ranges.items():
+        values = np.array([decision.values[name] for decision in decisions])
+        assert values.min() <= low < high <= values.max() or name == 'distance'
+        assert 0 < np.mean((values < low) | (values > high)) < 0.03
+
+
+def test_file_with_statistics_gives_the_same_answers_as_one_without(tmp_path):
+    export(learner(), ROBOT, {}, tmp_path / 'with.onnx', samples=4, statistics=statistics())
+    report = export(learner(), ROBOT, {}, tmp_path / 'without.onnx', samples=4)
+    assert report.ranges == {} and '\n' not in str(report)
+    told, silent = Policy(tmp_path / 'with.onnx'), Policy(tmp_path / 'without.onnx')
+    assert silent.value_ranges == {}
+    for tick_ns, observation in enumerate(np.eye(3, dtype=np.float32)):
+        ours, theirs = (p.decide(observation, tick_ns, 0, 8) for p in (told, silent))
+        assert np.array_equal(ours.candidates, theirs.candidates)
+        assert (ours.q, ours.v) == (theirs.q, theirs.v)
+        assert ours.distance > 0 and np.isnan(theirs.distance)
+
+
 def test_old_runtimes_can_load_the_file(tmp_path):
     export(learner(), SPEC, {}, tmp_path / 'policy.onnx', samples=4)
     model = onnx.load(tmp_path / 'policy.onnx', load_external_data=False)
@@ -169,23 +219,25 @@ def test_time_features_are_constants_and_observations_enter_the_actor_once(tmp_p
     operators = [node.op_type for node in graph.node]
     assert not {'Sin', 'Cos'} & set(operators)
     # Per step one product for the action, then two a block and one at the end; once for the
-    # observation's share; three layers each of critics and value.
+    # observation's share; three layers each of two critics and value.
     products = operators.count('MatMul') + operators.count('Gemm')
-    assert products == 5 * (1 + 2 * 2 + 1) + 1 + 3 + 3
-    assert {tuple(t.dims) for t in graph.initializer if t.name.startswith('idql.actor')} == set()
+    assert products == 5 * (1 + 2 * 2 + 1) + 1 + 2 * 3 + 3
 
 
 def test_command_line_exports_a_checkpoint_and_refuses_one_without_a_spec(tmp_path, capsys):
     idql = learner()
     content = {
-        'config': {'idql': vars(idql.config)}, 'spec_json': SPEC, 'provenance': {'a': 1},
+        'config': {'idql': vars(idql.config)}, 'spec_json': ROBOT, 'provenance': {'a': 1},
         'step': 0, 'model': idql.state_dict(),
         'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
+        'statistics': statistics(),
     }
     save_checkpoint(tmp_path / 'checkpoint.pt', content)
     main([str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'out' / 'p.onnx')])
-    assert 'worst difference' in capsys.readouterr().out
-    assert (tmp_path / 'out' / 'p.onnx').exists()
+    printed = capsys.readouterr().out
+    assert 'worst difference' in printed
+    for name, (low, high) in Policy(tmp_path / 'out' / 'p.onnx').value_ranges.items():
+        assert re.search(rf'^  {name} +{low:.5g} +{high:.5g}$', printed, re.MULTILINE)
     arguments = [str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'p.onnx')]
     with pytest.raises(SystemExit, match='error: .*expected one spec, found one in it and'):
         main([*arguments, '--spec', str(POINTMAZE)])
@@ -208,6 +260,7 @@ def checkpoint_without_a_spec(path, observation_size, action_size, scale):
         'config': {'idql': vars(idql.config)}, 'spec_json': None,
         'provenance': {'dataset': 'a-v0'}, 'step': 0, 'model': idql.state_dict(),
         'optimisers': {k: o.state_dict() for k, o in idql.optimisers.items()},
+        'statistics': statistics(observation_size),
     })
     return str(path)
 

@@ -1,8 +1,11 @@
 """The launch files, run by the real launch_ros from the installed package."""
 
 import json
+import os
 from pathlib import Path
+import re
 import runpy
+import sys
 
 import pytest
 
@@ -14,6 +17,8 @@ try:
 except packages.PackageNotFoundError:
     pytest.skip('idql_ros is not installed here: colcon build', allow_module_level=True)
 
+from idql_ros import recorded  # noqa: E402
+from idql_ros.policy import default_path, Policy  # noqa: E402
 from launch import actions, event_handlers, events, LaunchDescription, LaunchService  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 
@@ -78,6 +83,28 @@ def test_arguments_reach_the_node():
     written, codes = run('policy.launch.py', {'model': missing})
     assert missing in written
     assert codes == {'policy_node': 1}
+
+
+def test_record_launch_asks_for_every_topic_of_the_run_and_no_other(tmp_path, monkeypatch):
+    # Stands for rosbag2, which may not be here, and says what it was asked for.
+    program = tmp_path / 'ros2'
+    program.write_text(f'#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n')
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
+    written, codes = run('record.launch.py', {
+        'namespace': 'one', 'output': '/tmp/a bag', 'storage': 'sqlite3', 'use_sim_time': 'true',
+        'topics': 'camera /tf ~/candidates'})
+    assert codes == {'ros2': 0}
+    *command, option, expression = json.loads(next(
+        line for line in written.splitlines() if line.startswith('[')))
+    assert command == ['bag', 'record', '--storage', 'sqlite3', '--output', '/tmp/a bag',
+                       '--use-sim-time']
+    assert option == '--regex'
+    topics = [*recorded.topics(Policy(default_path()).spec, '/one/policy_node'), '/one/camera',
+              '/tf', '/one/policy_node/candidates']
+    assert all(re.search(expression, topic) for topic in topics)
+    assert not any(re.search(expression, topic) for topic in (
+        '/odom', '/one/odom2', '/two/one/odom', '/tf_static', '/rosout'))
 
 
 def test_mujoco_launch_runs_the_asked_episodes_and_ends(tmp_path):

@@ -1,4 +1,4 @@
-"""How fast updates are: `python -m training.bench`; and, with --bags, how fast bags are converted.
+"""How fast updates are: `python -m training.bench`; --bags and --inference measure others.
 
 Measures in one process, in turns, the machine's float32 matrix rate (a large product with the
 same library and threads), the same update as plain PyTorch code, and the update of training.train
@@ -22,7 +22,7 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
-from training import bag_bench, machine
+from training import bag_bench, inference_bench, machine
 from training.config import read_config
 from training.idql import Batch, IDQL, IDQLConfig, LARGEST_ACTION
 from training.train import arrange, Sampler, updater
@@ -356,6 +356,7 @@ def goals(result: dict[str, Any]) -> list[str]:
 
 def main(
     bags: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    inference: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     json_: Annotated[bool, tyro.conf.arg(name='json')] = False,
     device: Literal['cpu', 'cuda'] | None = None,
     threads: int | None = None,
@@ -366,6 +367,8 @@ def main(
 
     Args:
         bags: Measure the conversion of bags instead, beside plain decoding.
+        inference: Measure a policy file's decisions instead, beside the machine's matrix rate; one
+            thread unless --threads says otherwise.
         json_: Print JSON instead of a table.
         device: cpu, or cuda for a GPU; default: a GPU where there is one.
         threads: CPU threads; default: PyTorch's.
@@ -380,6 +383,9 @@ def main(
         sys.exit(f'error: expected 1 round or more and 1 seed or more, found {rounds}, {seeds}')
     if bags:
         print(bag_bench.bench(json_, rounds))
+        return
+    if inference:
+        print(inference_bench.bench(json_, rounds, threads or 1))
         return
     demo = read_config(CONFIGS / 'demo.yaml')
     paper = IDQLConfig(actor_decay_steps=3_000_000)

@@ -6,31 +6,30 @@ ONNX Runtime has given the trained network's answers from it.
 """
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
-import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 import json
 from pathlib import Path
+import tempfile
 from typing import Any
-import warnings
 
 from idql_ros.environments import plain_spec
-from idql_ros.policy import FORMAT_VERSION, METADATA_KEY
+from idql_ros.familiarity import Ranges
+from idql_ros.policy import FORMAT_VERSION, METADATA_KEY, Policy
+from idql_ros.session import OUTPUTS
 from idql_ros.spec import load
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 from training.checkpoint import load_checkpoint, read_checkpoint
+from training.evaluate import environment_of
 from training.files import write_whole
 from training.idql import IDQL
-
-INPUTS = ['observations', 'noise']
-OUTPUTS = ['candidates', 'q', 'v']
-
-OPSET = 17
-LARGEST_IR_VERSION = 9
+from training.policy_graph import policy_graph
+from training.quantise import compare_in, Comparison, int8_product
+from training.statistics import propose_ranges
 
 # Largest difference between policy file and trained network: of candidates in network units, of
 # q and v as a share of their range.
@@ -53,31 +52,27 @@ class ExportReport:
     q_error: float  # share of the range of q
     v_error: float  # share of the range of v
     comparisons: int  # candidates compared
+    ranges: Ranges = field(default_factory=dict)  # what the training data's values lie between
+    int8: Comparison | None = None  # where the file's weights are int8
 
     def __str__(self) -> str:
-        """Return the worst of each in one line."""
-        return (
+        """Return the worst of each in one line, the ranges as a table, and what int8 changes."""
+        compared = (
             f'{self.path}: {self.comparisons} candidates compared with the trained network; '
             f'worst difference: candidates {self.candidates_error:.1e} network units, '
             f'q {self.q_error:.1e} and v {self.v_error:.1e} of their range, '
             f'at least a tenth of their magnitude (allowed {TOLERANCE:.0e})'
         )
-
-
-class _PolicyGraph(nn.Module):
-    """The network as it is exported: what only depends on the step is a constant."""
-
-    def __init__(self, idql: IDQL) -> None:
-        super().__init__()
-        self.idql = idql
-        self.register_buffer('time_shares', idql.sampling_time_shares().detach())
-
-    def forward(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.idql.score_candidates(observations, noise, self.time_shares)
+        rows = [f'  {name:9} {low:12.5g} {high:12.5g}'
+                for name, (low, high) in self.ranges.items()]
+        title = ['usual on the training data, from and to (greedy, N of the file):'] * bool(rows)
+        int8 = [] if self.int8 is None else [str(self.int8)]
+        return '\n'.join([compared, *title, *rows, *int8])
 
 
 def export(
-    idql: IDQL, spec_json: str, provenance: dict[str, Any], path: Path | str, samples: int = 64
+    idql: IDQL, spec_json: str, provenance: dict[str, Any], path: Path | str, samples: int = 64,
+    statistics: Mapping[str, Tensor] | None = None, int8: str | None = None,
 ) -> ExportReport:
     """Write a policy file.
 
@@ -87,16 +82,22 @@ def export(
         provenance: Where the network comes from: data, configuration, code; anything JSON holds.
         path: The file, usually ending in .onnx.
         samples: Random observations to compare policy file and network on, at most.
+        statistics: The checkpoint's, of the training observations; None: the file has none, and
+            a value guard nothing to compare with.
+        int8: The environment in which int8 weights have to do as well as float32; empty: that of
+            the robot, or the one it is exported for; None: the file's weights are float32.
 
     Returns:
-        The worst differences found, all within tolerance.
+        The worst differences found, all within tolerance, and the ranges that the file proposes.
 
     Raises:
-        ExportError: The file's answers differ from the network's; nothing was written.
+        ExportError: The file's answers differ from the network's, or int8 weights do worse;
+            nothing was written.
+        SimulationError, MessageError: Environment and spec disagree.
     """
     path = Path(path)
     idql = idql.eval()
-    model = _graph(idql)
+    model = policy_graph(idql)
     content = {
         'format_version': FORMAT_VERSION,
         'spec': json.loads(spec_json),
@@ -112,52 +113,60 @@ def export(
         },
         'provenance': provenance,
     }
-    # Infinity and NaN are no JSON; better no file than one that other readers refuse.
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(content, allow_nan=False)})
+    written = _with_metadata(model, content)
     onnx.checker.check_model(model)
-    if model.ir_version > LARGEST_IR_VERSION:
-        raise ExportError(
-            f'{path}: expected IR version {LARGEST_IR_VERSION} or below so that ONNX Runtime 1.16 '
-            f'loads it, found {model.ir_version}; look at the version of torch'
-        )
-    written = model.SerializeToString()
     report = compare(idql, written, path, samples)
     errors = report.candidates_error, report.q_error, report.v_error
     if not all(error <= TOLERANCE for error in errors):  # so that NaN counts as different
         raise ExportError(f'{report}; no file written')
+    if int8 is not None:
+        model = policy_graph(idql, int8_product)
+        content['model']['weights'] = 'int8'
+        files = {'float32': written, 'int8': _with_metadata(model, content)}
+        comparison = _compare_int8(files, int8, idql)
+        if comparison.worse:
+            raise ExportError(f'{comparison}\nint8 weights are worse; no file written')
+        content['provenance'] = provenance | {'int8': asdict(comparison)}
+        report = replace(report, int8=comparison)
+        written = _with_metadata(model, content)
+    if statistics is not None:
+        report = replace(report, ranges=_ranges(written, path.name, statistics))
+        content['statistics'] = {
+            'prototypes': statistics['prototypes'].tolist(),
+            'scale': statistics['scale'].tolist(),
+            'ranges': report.ranges,
+        }
+        written = _with_metadata(model, content)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, written)
     return report
 
 
-def _graph(idql: IDQL) -> onnx.ModelProto:
-    """Return the network as an ONNX graph with free B and N."""
-    graph = _PolicyGraph(idql).eval()
-    noise = torch.zeros(2, idql.config.diffusion_steps, 3, idql.action_size)
-    example = torch.zeros(2, idql.observation_size), noise
-    buffer = io.BytesIO()
-    # Without gradients the layers are what they compute, with nothing kept for a backward pass.
-    with warnings.catch_warnings(), torch.no_grad():
-        # The tracing exporter is the one that needs no further package; torch calls it legacy.
-        warnings.simplefilter('ignore', DeprecationWarning)
-        warnings.simplefilter('ignore', torch.jit.TracerWarning)
-        torch.onnx.export(
-            graph,
-            example,
-            buffer,
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_axes={
-                'observations': {0: 'B'},
-                'noise': {0: 'B', 2: 'N'},
-                'candidates': {0: 'B', 1: 'N'},
-                'q': {0: 'B', 1: 'N'},
-                'v': {0: 'B'},
-            },
-        )
-    return onnx.load_from_string(buffer.getvalue())
+def _with_metadata(model: onnx.ModelProto, content: dict[str, Any]) -> bytes:
+    """Return the file of a graph and what else a robot needs."""
+    # Infinity and NaN are no JSON; better no file than one that other readers refuse.
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(content, allow_nan=False)})
+    return model.SerializeToString()
+
+
+def _compare_int8(files: Mapping[str, bytes], environment: str, idql: IDQL) -> Comparison:
+    """Return how the file 'int8' does beside 'float32' in an environment; empty: their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        policies = []
+        for name, written in files.items():
+            path = Path(folder, name).with_suffix('.onnx')
+            path.write_bytes(written)
+            policies.append(Policy(path, torch.get_num_threads()))
+        return compare_in(
+            environment or environment_of(policies[0]), *policies, idql.action_scale.numpy())
+
+
+def _ranges(written: bytes, name: str, statistics: Mapping[str, Tensor]) -> Ranges:
+    """Return the ranges that a policy file without statistics gives."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, name)
+        path.write_bytes(written)
+        return propose_ranges(Policy(path, torch.get_num_threads()), statistics)
 
 
 def compare(idql: IDQL, model: bytes, path: Path, samples: int) -> ExportReport:
@@ -185,7 +194,7 @@ def compare(idql: IDQL, model: bytes, path: Path, samples: int) -> ExportReport:
             with torch.no_grad():
                 expected.append([x.numpy() for x in idql(observations, part)])
             feed = {'observations': observations.numpy(), 'noise': part.numpy()}
-            found.append(session.run(OUTPUTS, feed))
+            found.append(session.run(list(OUTPUTS), feed))
 
     def join(answers: list[list[np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         candidates, q, v = zip(*answers, strict=True)
@@ -254,6 +263,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     described.add_argument(
         '--environment', help='in its place: an environment of Gymnasium or OGBench that no robot '
         'stands behind, such as cube-single-singletask-task2-v0')
+    parser.add_argument(
+        '--int8', nargs='?', const='', metavar='ENVIRONMENT',
+        help='int8 weights, faster on a CPU; written only if the policy does as well as with '
+        "float32 in this environment (module:factory or an id; default: the robot's, or that of "
+        '--environment)')
     options = parser.parse_args(arguments)
     try:
         content = read_checkpoint(options.checkpoint)
@@ -263,7 +277,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         provenance = content['provenance']
         if options.environment is not None:
             provenance = provenance | {'environment': options.environment}
-        print(export(idql, spec_json, provenance, options.output))
+        print(export(idql, spec_json, provenance, options.output,
+                     statistics=content['statistics'], int8=options.int8))
     except (OSError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
 

@@ -92,7 +92,7 @@ def mish(x: Tensor) -> Tensor:
     """Return x * tanh(softplus(x)), by one sigmoid.
 
     tanh(log(1 + exp(x))) is q / (2 - q) with q = s (2 - s), s = sigmoid(x): nothing in it
-    overflows or cancels. ONNX Runtime has no kernel for Mish at opset 17.
+    overflows or cancels.
     """
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)

@@ -1,0 +1,180 @@
+"""The files in config/ that speak of policy_node's topics, against a node that runs."""
+
+import json
+from pathlib import Path
+import re
+from types import SimpleNamespace
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+harness = pytest.importorskip('harness', reason='rclpy is not installed')
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from idql_ros.message import ros_class  # noqa: E402
+from idql_ros.policy import Policy  # noqa: E402
+from idql_ros.recorded import full_name, topics as recorded_topics  # noqa: E402
+from idql_ros.topics import LATCHED, VALUE_LABELS  # noqa: E402
+
+CONFIG = Path(__file__).parents[1] / 'config'
+FOXGLOVE = json.loads((CONFIG / 'policy_node.foxglove.json').read_text())
+RVIZ = yaml.safe_load((CONFIG / 'policy_node.rviz').read_text())['Visualization Manager']
+SROS2 = ElementTree.parse(
+    CONFIG / 'policy_node.sros2.xml',
+    ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))).getroot()
+ENCLAVES = ('policy_node', 'operator', 'recorder')
+# What any node of rclcpp or rclpy has for itself.
+OF_EVERY_NODE = {'/rosout', '/parameter_events', '/clock'}
+
+
+@pytest.fixture(scope='module')
+def node(tmp_path_factory):
+    """Return what a node with all its topics offers and uses (name -> type), and what it tells."""
+    folder = tmp_path_factory.mktemp('node')
+    policy = harness.policy_with(folder / 'space.onnx', lambda metadata: metadata['spec'].update(
+        space={'frame_id': 'odom', 'action': [0, 1], 'origin': [0, 1], 'scale': 1.0}))
+    with harness.robot() as robot, harness.running('idql_ros.policy_node', {
+            'model': policy, 'autostart': True, 'publish_candidates': True, 'use_sim_time': True,
+            'deadman_timeout': 1.0}, folder / 'node.log'):
+        diagnostics, status = robot.listen(DiagnosticArray, '/diagnostics'), []
+        robot.node.create_subscription(
+            DiagnosticStatus, '/policy_node/status', status.append, LATCHED)
+        robot.spin_until(lambda: diagnostics and status, 'what the node tells')
+
+        def known(what):
+            found = getattr(robot.node, f'get_{what}_names_and_types_by_node')('policy_node', '/')
+            return {name: types[0] for name, types in found}
+
+        # It subscribes before it tells, but the graph may be late.
+        robot.spin_until(lambda: '/odom' in known('subscriber'), 'its subscription')
+        return SimpleNamespace(
+            publishes=known('publisher'), subscribes=known('subscriber'),
+            serves=known('service'), calls=known('client'), status=status[0],
+            diagnostics=diagnostics[0].status)
+
+
+def permitted(enclave):
+    """Return the names that a profile allows: publish, subscribe, request, reply -> set."""
+    profile, = SROS2.iterfind(f"enclaves/enclave[@path='/idql_ros/{enclave}']/profiles/profile")
+    node = profile.get('ns') + profile.get('node')
+    allowed = {key: set() for key in ('publish', 'subscribe', 'request', 'reply')}
+    for names in (*profile.iterfind('topics'), *profile.iterfind('services')):
+        for verb, word in names.attrib.items():
+            assert word == 'ALLOW'
+            allowed[verb] |= {full_name(name.text, node) for name in names}
+    return allowed
+
+
+def test_permissions_of_the_node_are_what_it_offers_and_uses(node):
+    allowed = permitted('policy_node')
+    assert allowed['publish'] == set(node.publishes)
+    assert allowed['subscribe'] == set(node.subscribes)
+    # A service that ROS 2 Humble does not have yet.
+    assert allowed['reply'] - {'/policy_node/get_type_description'} == (
+        set(node.serves) - {'/policy_node/get_type_description'})
+    assert allowed['request'] == set(node.calls) == set()
+
+
+@pytest.mark.parametrize('enclave', ENCLAVES[1:])
+def test_who_talks_to_the_node_is_allowed_only_what_it_has(node, enclave):
+    allowed = permitted(enclave)
+    topics = {*node.publishes, *node.subscribes}
+    assert allowed['request'] <= set(node.serves)
+    assert allowed['subscribe'] <= topics
+    assert {name for name in allowed['publish'] if '*' not in name} <= (
+        set(node.subscribes) | OF_EVERY_NODE)
+
+
+def test_the_operator_reaches_every_service_that_stops_or_starts():
+    assert permitted('operator')['request'] >= {
+        f'/policy_node/{name}' for name in (
+            'estop', 'pause', 'reload', 'reset', 'resume', 'change_state', 'set_parameters')}
+
+
+def test_the_recorder_hears_all_that_a_replay_needs():
+    spec = Policy(harness.DEFAULT_POLICY).spec
+    assert permitted('recorder')['subscribe'] >= set(recorded_topics(spec, '/policy_node'))
+
+
+def test_only_the_node_may_command_and_nobody_but_the_robot_may_observe_for_it():
+    commands = {f'/{command.topic}' for command in Policy(harness.DEFAULT_POLICY).spec.actions}
+    observed = {f'/{s.topic}' for s in Policy(harness.DEFAULT_POLICY).spec.observations}
+    assert commands <= permitted('policy_node')['publish']
+    for enclave in ENCLAVES:
+        assert not observed & permitted(enclave)['publish']
+        assert enclave == 'policy_node' or not commands & permitted(enclave)['publish']
+
+
+def test_policy_is_of_the_version_and_shape_that_sros2_reads():
+    assert (SROS2.tag, SROS2.get('version')) == ('policy', '0.2.0')
+    enclaves, = SROS2.iterfind('enclaves')
+    # `generate_artifacts` takes a comment there for an enclave.
+    assert [child.tag for child in enclaves] == ['enclave'] * len(ENCLAVES)
+
+
+def message_paths():
+    """Return every message path in the Foxglove layout."""
+    found = []
+    for panel in FOXGLOVE['configById'].values():
+        found += [path['value'] for path in panel.get('paths', ())]
+        found += [panel[key] for key in ('topicPath', 'topicToRender') if key in panel]
+        found += panel.get('topics', ())
+    return found
+
+
+def kind(type_name, path):
+    """Return the type of a field of a message; '' is the message."""
+    for name in filter(None, path.split('.')):
+        fields = ros_class(type_name).get_fields_and_field_types()
+        type_name = re.sub(r'^sequence<|>$|\[\d+\]$', '', fields[re.match(r'\w+', name)[0]])
+        if '/' in type_name:
+            type_name = '{}/msg/{}'.format(*type_name.split('/'))
+    return type_name
+
+
+def test_foxglove_shows_topics_and_fields_that_there_are(node):
+    topics = node.publishes | node.subscribes
+    paths = message_paths()
+    assert len(paths) > 10
+    for path in paths:
+        topic, _, fields = path.partition('.')
+        assert kind(topics[topic], fields)
+        for number in re.findall(r'value\.data\[(\d+)\]', path):
+            assert int(number) < len(VALUE_LABELS)
+        for key in re.findall(r'key=="(\w+)"', path):
+            assert key in {value.key for value in node.status.values}
+
+
+def test_foxglove_names_the_values_as_the_node_does():
+    labels = {path['value']: path['label'] for panel in FOXGLOVE['configById'].values()
+              for path in panel.get('paths', ()) if '/value.data' in path['value']}
+    assert labels == {f'/policy_node/value.data[{i}]': label
+                      for i, label in enumerate(VALUE_LABELS)}
+
+
+def test_foxglove_selects_diagnostics_that_there_are(node):
+    told = {(status.hardware_id, status.name) for status in node.diagnostics}
+    for name, panel in FOXGLOVE['configById'].items():
+        if name.startswith('DiagnosticStatusPanel!'):
+            assert (panel['selectedHardwareId'], panel['selectedName']) in told
+
+
+def test_foxglove_lays_out_every_panel_once():
+    def panels(part):
+        return [part] if isinstance(part, str) else panels(part['first']) + panels(part['second'])
+    assert sorted(panels(FOXGLOVE['layout'])) == sorted(FOXGLOVE['configById'])
+
+
+def test_rviz_shows_topics_of_the_right_type(node):
+    topics = node.publishes | node.subscribes
+    shown = {display['Class'].rpartition('/')[2]: display['Topic']['Value']
+             for display in RVIZ['Displays'] if 'Topic' in display}
+    assert {name: topics[topic].rpartition('/')[2] for name, topic in shown.items()} == {
+        'MarkerArray': 'MarkerArray', 'Odometry': 'Odometry'}
+
+
+def test_both_views_are_in_the_frame_of_the_commands():
+    command, = Policy(harness.DEFAULT_POLICY).spec.actions
+    assert RVIZ['Global Options']['Fixed Frame'] == command.frame_id
+    assert FOXGLOVE['configById']['3D!candidates']['followTf'] == command.frame_id
