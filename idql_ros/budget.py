@@ -16,6 +16,11 @@ _PATIENCE = 200
 _MOST_PATIENCE = 6400
 
 
+def rungs(candidates: int, deadline_s: float) -> tuple[int, ...]:
+    """Return every N that may come up, the configured one first."""
+    return (candidates, *(n for n in LADDER if n < candidates and deadline_s))
+
+
 class Budget:
     """N, falling along a ladder while the p99 of the inference exceeds the deadline.
 
@@ -33,7 +38,7 @@ class Budget:
             candidates: N where time allows; the rungs below it are those of LADDER.
             deadline_s: for one inference; 0: there is none, and N stays.
         """
-        self._rungs = (candidates, *(n for n in LADDER if n < candidates))
+        self._rungs = rungs(candidates, deadline_s)
         self._deadline_s = deadline_s
         self._rung = 0
         self._window = Window(_WINDOW)

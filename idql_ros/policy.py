@@ -135,14 +135,17 @@ def _generator(seed: int, tick_ns: int, purpose: int) -> np.random.Generator:
 
 
 def draw_noise(
-        seed: int, tick_ns: int, steps: int, candidates: int, action_size: int) -> np.ndarray:
+        seed: int, tick_ns: int, steps: int, candidates: int, action_size: int,
+        out: np.ndarray | None = None) -> np.ndarray:
     """Return the noise (1, T, N, A) float32 of a tick: a pure function of its arguments.
 
     Drawn from Philox, a counter-based generator: the seed is its key, the tick its counter (Salmon
-    et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011).
+    et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011). `out`, of that shape, is filled
+    and returned instead of a new array.
     """
     generator = _generator(seed, tick_ns, 0)
-    return generator.standard_normal((1, steps, candidates, action_size), np.float32)
+    shape = (1, steps, candidates, action_size)
+    return generator.standard_normal(shape, np.float32, out)
 
 
 def draw_uniform(seed: int, tick_ns: int) -> float:
@@ -244,7 +247,7 @@ def _refuse_constant(text: str) -> None:
 
 
 class Policy:
-    """A policy file, opened for inference.
+    """A policy file, opened for inference by one thread at a time.
 
     Attributes:
         spec: what the policy observes and does.
@@ -295,6 +298,7 @@ class Policy:
         self._steps, self.candidates = self._check_sizes(metadata)
         self.critic_loss, self.critic_parameter = self._check_critic(metadata['model'])
         self._familiarity, self.value_ranges = self._read_statistics(metadata)
+        self._noise = np.empty(0, np.float32)
 
     def _read_metadata(self) -> dict[str, Any]:
         text = self._session.metadata.get(METADATA_KEY)
@@ -411,9 +415,9 @@ class Policy:
         decisions = []
         for first in range(0, len(ticks_ns), rows):
             ticks = ticks_ns[first:first + rows]
-            noise = np.concatenate([
-                draw_noise(seed, tick_ns, self._steps, candidates, self.spec.action_size)
-                for tick_ns in ticks])  # (b, T, N, A)
+            noise = self._noise_for(len(ticks), candidates)
+            for i, tick_ns in enumerate(ticks):
+                draw_noise(seed, tick_ns, *noise.shape[1:], noise[i:i + 1])
             noise[:, 1:] *= np.float32(sampling_temperature)
             batch = observations[first:first + rows]
             for observation, tick_ns, actions, q, v in zip(
@@ -430,6 +434,13 @@ class Policy:
                     actions[chosen], float(q[chosen]) if rated else math.nan, float(v), actions,
                     q, math.nan if known is None else known.distance(observation)))
         return decisions
+
+    def _noise_for(self, batch: int, candidates: int) -> np.ndarray:
+        """Return memory for the noise (b, T, N, A): a robot's ticks ask for the same each time."""
+        shape = (batch, self._steps, candidates, self.spec.action_size)
+        if self._noise.shape != shape:
+            self._noise = np.empty(shape, np.float32)
+        return self._noise
 
     def _run(
             self, observations: np.ndarray, noise: np.ndarray,

@@ -21,6 +21,7 @@ from typing import Any
 
 from idql_ros import message as messages
 from idql_ros import vetting
+from idql_ros.budget import rungs
 from idql_ros.delay import Delay
 from idql_ros.guard import Output
 from idql_ros.health import Health, OK
@@ -356,10 +357,12 @@ class PolicyNode(LifecycleNode):
         vetted = vetting.vet(path, threads=threads, candidates=candidates)
         policy = Policy(path, threads, vetted=vetted, backend=self._value('backend'),
                         device=self._value('device'))
-        # The first inference allocates; it is made here, not on the robot's first tick.
-        policy.decide(np.zeros(policy.spec.observation_size, np.float32), 0, 0,
-                      candidates or policy.candidates)
-        return policy, candidates or policy.candidates
+        candidates = candidates or policy.candidates
+        # The first inference with each N allocates, or records what a GPU plays back; it is made
+        # here, not on the robot's tick.
+        for n in reversed(rungs(candidates, self._value('deadline_ms'))):
+            policy.decide(np.zeros(policy.spec.observation_size, np.float32), 0, 0, n)
+        return policy, candidates
 
     def _configure(self) -> None:
         path = self._value('model') or default_path()

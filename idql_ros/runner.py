@@ -283,6 +283,9 @@ class Runner:
 
     def set_estop(self, source: str, engaged: bool) -> None:
         """Engage or release an emergency stop; released, it still takes `resume` to move."""
+        # Told again and again, it is news once; and what was never engaged is not released.
+        if engaged == self._estops.get(source, False):
+            return
         self._estops[source] = engaged
         with self._lock:
             self._guard.set_estop(source, engaged)
@@ -291,8 +294,9 @@ class Runner:
 
     def set_deadman(self, held: bool) -> None:
         """Take what the dead man's switch says."""
+        was_held = self._deadman_ns is not None
         self._deadman_ns = self._clocks.steady_ns() if held else None
-        if self._deadman_reasons():
+        if was_held and not held:
             self.interrupt(self.blocked)
 
     def pause(self) -> None:

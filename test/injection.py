@@ -311,10 +311,12 @@ class Driver:
         self.until(lambda: time.monotonic() >= end_s, 'the end', seconds + 60)
 
     def until_acting(self, steady_s=0.4, limit_s=20.0):
-        """Go on until the node has acted for some time without a break."""
+        """Go on until the node has acted for some time from now, without a break."""
+        begun_ns = time.time_ns()
+
         def steady():
-            return (self.state == 'acting'
-                    and time.time_ns() - self.states[-1].sent_ns > steady_s * NS)
+            return self.state == 'acting' and (
+                time.time_ns() - max(begun_ns, self.states[-1].sent_ns) > steady_s * NS)
         self.until(steady, f'the node acts for {steady_s} s', limit_s)
 
     def node_time_ns(self, begin_ns, end_ns):

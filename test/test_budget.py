@@ -1,6 +1,6 @@
 """N falls until the deadline is met, recovers only with room to spare, and does not flap."""
 
-from idql_ros.budget import Budget
+from idql_ros.budget import Budget, rungs
 import pytest
 
 # Seconds that an inference takes for each candidate.
@@ -35,6 +35,10 @@ def test_rungs_are_those_below_the_configured_n():
     assert [after for _, after in run(budget, 200)] == [16, 8]
     few = Budget(4, 1e-9)
     assert run(few, 200) == [] and few.candidates == 4
+
+
+def test_without_a_deadline_no_other_n_comes_up():
+    assert rungs(64, 0.0) == (64,) and rungs(64, 0.1) == (64, 32, 16, 8)
 
 
 def test_one_slow_inference_of_a_hundred_changes_nothing():

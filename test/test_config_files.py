@@ -12,9 +12,9 @@ import yaml
 harness = pytest.importorskip('harness', reason='rclpy is not installed')
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from idql_ros import recorded  # noqa: E402
 from idql_ros.message import ros_class  # noqa: E402
 from idql_ros.policy import Policy  # noqa: E402
-from idql_ros.recorded import full_name, topics as recorded_topics  # noqa: E402
 from idql_ros.topics import LATCHED, VALUE_LABELS  # noqa: E402
 
 CONFIG = Path(__file__).parents[1] / 'config'
@@ -62,7 +62,7 @@ def permitted(enclave):
     for names in (*profile.iterfind('topics'), *profile.iterfind('services')):
         for verb, word in names.attrib.items():
             assert word == 'ALLOW'
-            allowed[verb] |= {full_name(name.text, node) for name in names}
+            allowed[verb] |= {recorded.full_name(name.text, node) for name in names}
     return allowed
 
 
@@ -94,7 +94,7 @@ def test_the_operator_reaches_every_service_that_stops_or_starts():
 
 def test_the_recorder_hears_all_that_a_replay_needs():
     spec = Policy(harness.DEFAULT_POLICY).spec
-    assert permitted('recorder')['subscribe'] >= set(recorded_topics(spec, '/policy_node'))
+    assert permitted('recorder')['subscribe'] >= set(recorded.topics(spec, '/policy_node'))
 
 
 def test_only_the_node_may_command_and_nobody_but_the_robot_may_observe_for_it():

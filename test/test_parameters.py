@@ -1,4 +1,4 @@
-"""The parameters that policy_node declares are those of the table in the documents, to the range."""
+"""The parameters that policy_node declares are those of the documents, to the range."""
 
 from pathlib import Path
 import re

@@ -64,20 +64,21 @@ def decided(policy, number, **changes):
         action=decision.action, sent=decision.action / 2, **settings)
 
 
-def write_bag(path, spec, records, node='policy_node', commands=True):
-    """Write what a run leaves; `commands`: whether those that were published are in the bag."""
+def write_bag(path, spec, records, node='policy_node', log_ns=0):
+    """Write what a run leaves; its log is `log_ns` ahead of the stamps."""
     recording = Recording(spec)
     namespace = node.rpartition('policy_node')[0]
     for record in records:
         tick_ns = record.tick_ns
         odometry = messages.write(spec.observations[0], record.observation,
                                   messages.blank('nav_msgs/msg/Odometry'), tick_ns)
-        recording.add_message(f'{namespace}odom', odometry, tick_ns + MS)
-        if record.published and commands:
+        recording.add_message(f'{namespace}odom', odometry, tick_ns + MS + log_ns)
+        if record.published:
             command = messages.write(spec.actions[0], record.sent,
                                      messages.blank(spec.actions[0].type), tick_ns)
-            recording.add_message(f'{namespace}cmd_vel', command, tick_ns + 5 * MS)
-        recording.add_message(f'{node}/decision', decision_message(record), tick_ns + 6 * MS)
+            recording.add_message(f'{namespace}cmd_vel', command, tick_ns + 5 * MS + log_ns)
+        recording.add_message(f'{node}/decision', decision_message(record),
+                              tick_ns + 6 * MS + log_ns)
     return recording.save(path)
 
 
@@ -143,10 +144,9 @@ def test_the_first_difference_is_told_with_tick_dimension_and_both_numbers(
 def test_within_2e_4_network_units_is_another_machine_and_beyond_is_a_difference(
         tmp_path, policy, records, capsys, name, error, code):
     before = getattr(records[3], name)
-    if name == 'distance' and math.isnan(before):
-        before = 0.0
-    # An action by a share of 2 m/s, a value by a share of itself or of 1.
-    unit = 2.0 if name == 'action' else max(1.0, abs(before))
+    of_q = max(abs(records[3].q), abs(records[3].v))
+    assert of_q > 1 > records[3].distance
+    unit = {'action': 2.0, 'distance': 1.0}.get(name, of_q)  # 2 m/s is a network unit
     value = before + np.float32(error * unit) if name == 'action' else before + error * unit
     records[3] = changed(records[3], **{name: value})
     bag = write_bag(tmp_path / 'bag', policy.spec, records)
@@ -229,6 +229,14 @@ def test_commands_without_a_stamp_are_found_by_when_they_were_logged(
     bag = write_bag(tmp_path / 'bag', twist.spec, records)
     code, printed, _ = run(bag, '--policy', twist.path, capsys=capsys)
     assert code == 0 and 'commands on /cmd_vel: 10 found' in printed
+
+
+def test_a_run_in_simulated_time_may_be_logged_by_the_wall_clock(
+        tmp_path, policy, records, capsys):
+    bag = write_bag(tmp_path / 'bag', policy.spec, records, log_ns=10**18)
+    code, printed, _ = run(bag, '--policy', default_path(), capsys=capsys)
+    assert code == 0
+    assert 'commands on /cmd_vel: 10 found' in printed and '10 of 10 are made again' in printed
 
 
 def test_a_node_in_a_namespace_is_replayed_by_its_name(tmp_path, policy, records, capsys):

@@ -329,6 +329,20 @@ def test_motion_resumes_only_when_every_source_of_an_emergency_stop_is_released(
     assert scene.runner.resume() == ''
 
 
+def test_an_emergency_stop_that_is_told_again_and_again_is_news_once():
+    scene = Scene()
+    scene.act()
+    for _ in range(5):
+        scene.runner.set_estop('topic', True)
+    assert len(scene.sent) == 2
+
+
+def test_a_topic_that_says_that_all_is_well_stops_nothing_now_or_later():
+    scene = Scene()
+    scene.runner.set_estop('topic', False)
+    assert scene.estops == {} and scene.runner.blocked == []
+
+
 def test_an_emergency_stop_outlives_the_runner():
     scene = Scene()
     scene.runner.set_estop('topic', True)

@@ -51,8 +51,8 @@ from training.wording import counted, listed, seconds
 matplotlib.use('Agg')
 
 # Largest error on another machine than that of the run: of actions in network units (physical ones
-# divided by the file's action_scale), of values as a share of their magnitude or of 1, whichever
-# is larger.
+# divided by the file's action_scale), of values as a share of the magnitude of Q and V, of the
+# distance as a share of its own, or of 1 where they are smaller.
 TOLERANCE = 2e-4
 # How far the number that draws a candidate may lie behind the border of its neighbour.
 _DRAW_TOLERANCE = 1e-3
@@ -334,7 +334,9 @@ def _compare(
     # Where the file has no statistics both say NaN.
     equal = (expected.view(np.int64) == found.view(np.int64)) | (
         np.isnan(expected) & np.isnan(found))
-    units = np.concatenate([scale, np.maximum(1.0, np.abs(expected[len(scale):]))])
+    # Mean and spread are of numbers as large as Q.
+    of_q = np.nanmax([1.0, abs(record.q), abs(record.v)])
+    units = np.array([*scale, of_q, of_q, of_q, of_q, np.fmax(1.0, abs(record.distance))])
     with np.errstate(invalid='ignore'):
         error = np.where(equal, 0.0, np.abs(found - expected) / units)
     return equal, np.nan_to_num(error, nan=np.inf, posinf=np.inf)
@@ -502,7 +504,8 @@ def _observe(bag: Bag, replay: Replay, ticks: dict[int, set[bytes]]) -> None:
         observer.add(of_key[topic], message, time_ns)
         tick_ns = observer.take_tick(time_ns)
         if tick_ns is not None:
-            observation, _ = observer.observe_tick(tick_ns, max(tick_ns, time_ns))
+            # Aged by the tick: the log may be in another clock than the stamps.
+            observation, _ = observer.observe_tick(tick_ns)
             replay.observed += (
                 observation is not None and observation.tobytes() in ticks.get(tick_ns, ()))
 
@@ -563,8 +566,8 @@ def text(replay: Replay) -> str:
     lines += [f'{name:22} {kind.equal:12,} {kind.worst:12.1e} {TOLERANCE:8.0e}  '
               f'{"FAIL, " + format(kind.beyond, ",") + " beyond" if kind.beyond else "ok"}'
               for name, kind in replay.kinds.items()]
-    lines += ['errors of the action in network units, of values as a share of their magnitude or '
-              'of 1', '']
+    lines += ['errors of the action in network units, of the others as a share of the magnitude '
+              'of Q (distance: of its own), or of 1', '']
     if replay.ties:
         lines.append(f'{counted(replay.ties, "tie")}: another candidate is as good to within the '
                      'tolerance, and was chosen')
@@ -620,7 +623,8 @@ def draw(replay: Replay, target: Path) -> None:
                   label != 'N' or len(replay.candidates) > 1)]
     figure = Figure(figsize=(9, 0.8 + 1.7 * len(panels)), layout='constrained')
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    apart_s = 1.5 / replay.spec.rate
+    # The ticks of two periods may be almost two periods apart.
+    apart_s = 2.0 / replay.spec.rate
     # No line through a time without decisions.
     breaks = np.flatnonzero(np.diff(time_s) > apart_s) + 1
     stops = [(time_s[i - 1], time_s[i]) for i in breaks]
@@ -629,7 +633,8 @@ def draw(replay: Replay, target: Path) -> None:
     for axis, (names, label) in zip(axes, panels, strict=True):
         for name in names:
             axis.plot(np.insert(time_s, breaks, np.nan), np.insert(columns[name], breaks, np.nan),
-                      lw=0.9, label=labels.get(name))
+                      lw=0.9, label=labels.get(name),
+                      drawstyle='steps-post' if name == 'N' else 'default')
         for begin_s, end_s in stops:
             axis.axvspan(begin_s, end_s, color='0.85', lw=0)
         for moment_s in refused:
@@ -637,7 +642,9 @@ def draw(replay: Replay, target: Path) -> None:
         axis.set_ylabel(label)
         axis.spines[['top', 'right']].set_visible(False)
     axes[0].legend(fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
-    axes[0].set_title('grey: no decision, red: the guard refused it', fontsize=9, loc='left')
+    told = ['grey: no decision'] * bool(stops) + ['red: the guard refused it'] * bool(len(refused))
+    axes[0].set_title(', '.join([f'{replay.node}, {replay.spec.name}', *told]).replace('$', r'\$'),
+                      fontsize=9, loc='left')
     axes[-1].set_xlabel('time (s)')
     figure.savefig(target, dpi=100)
 
