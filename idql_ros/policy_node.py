@@ -276,6 +276,8 @@ class PolicyNode(LifecycleNode):
                 runner.swap(policy, candidates)
         except PolicyError as error:
             refused = str(error)
+        except Exception as error:  # no memory, no process: nothing that ends a robot's motion
+            refused = f'{path}: {type(error).__name__}: {error}'
         finally:
             self._loading = False
         return self._answer(
@@ -474,12 +476,9 @@ class PolicyNode(LifecycleNode):
 
     def _receive(self, topic: str, delay: Delay, message: Any, info: dict[str, Any]) -> None:
         self._topics.qos_problems.pop(topic, None)
-        received_ns = self._clocks.now_ns()
         sent_ns = info.get('source_timestamp', 0)
-        if sent_ns and not self._clocks.simulated:
-            # What waited in a queue while this process stood still is as old as it is.
-            received_ns -= delay.of(sent_ns, time.time_ns())
-        self._runner.receive(topic, message, received_ns)
+        self._runner.receive(
+            topic, message, delay.of(sent_ns, time.time_ns()) if sent_ns else 0)
 
     def _infer(self, call: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future:
         future = self._worker.submit(call, *arguments)

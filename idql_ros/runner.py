@@ -29,6 +29,8 @@ import numpy as np
 _DRAIN_NS = 40_000_000
 # The process did not run, or the executor was busy, where nothing happened for so long.
 _PAUSE_NS = 100_000_000
+# After a pause of the process messages that waited meanwhile come within this time.
+_QUEUE_NS = 10**9
 _LOG_PERIOD_S = 5.0
 
 
@@ -185,6 +187,8 @@ class Runner:
         self._signals_of = {
             s.topic: [x.name for x in spec.observations if x.topic == s.topic]
             for s in spec.observations}
+        self._ageing = {
+            signal.topic for signal in spec.observations if not signal.latched}
         self.latencies = {stage: Window() for stage in STAGES}
         self.intervals = Window(100)
         self.longest_gap_s = 0.0
@@ -199,6 +203,8 @@ class Runner:
         self._emitted_steady_ns = self._logged_ns = self._beat_ns = steady_ns
         self._clock_ns, self._clock_went_ns = now_ns, steady_ns
         self._drained_ns = steady_ns
+        # How long the last pause was, and when it ended; before the first one: never.
+        self._paused_ns, self._paused_until_ns = 0, -_QUEUE_NS
         self._blind_since_ns: int | None = None
         self._grace_until_ns = now_ns + self.shortest_age_ns
         self._sampled_since_jump = True
@@ -230,10 +236,18 @@ class Runner:
 
     # What comes in.
 
-    def receive(self, topic: str, message: Any, received_ns: int) -> None:
-        """Take a message of an observed topic, and the tick that it completes."""
+    def receive(self, topic: str, message: Any, delay_ns: int = 0) -> None:
+        """Take a message of an observed topic, and the tick that it completes.
+
+        Args:
+            topic: as the spec names it.
+            message: of the topic's type.
+            delay_ns: how much longer than others it was under way, see `delay.Delay`.
+        """
         self._beat()
-        read = self.observer.add(topic, message, received_ns)
+        if self._waited(topic, delay_ns):
+            return
+        read = self.observer.add(topic, message, self._clocks.now_ns())
         for name, values in zip(self._signals_of[topic], read, strict=True):
             if values is None or values.size:
                 count = self.received[name]
@@ -241,6 +255,15 @@ class Runner:
                 count.unusable += values is None or not np.isfinite(values).all()
         self._sampled_since_jump = True
         self._take_arrival()
+
+    def _waited(self, topic: str, delay_ns: int) -> bool:
+        """Return whether a message lay in a queue for longer than a sample may be old."""
+        # Only after this process stood still. At other times a delay is no more than a guess:
+        # publishers of one topic may have clocks of their own.
+        return (
+            not self._clocks.simulated and topic in self._ageing
+            and self._beat_ns < self._paused_until_ns + _QUEUE_NS
+            and min(delay_ns, self._paused_ns) > self.shortest_age_ns)
 
     def jumped(self, delta_ns: int) -> None:
         """Take a leap of the node's clock."""
@@ -276,6 +299,7 @@ class Runner:
         self.longest_gap_s = max(self.longest_gap_s, (steady_ns - self._beat_ns) / NS)
         if steady_ns - self._beat_ns > _PAUSE_NS:
             self.counts['pauses'] += 1
+            self._paused_ns, self._paused_until_ns = steady_ns - self._beat_ns, steady_ns
             self._drained_ns = steady_ns + _DRAIN_NS
         self._beat_ns = steady_ns
 
@@ -590,6 +614,7 @@ class Runner:
             output = (self._guard.halt(guard_ns, reasons) if urgent
                       else self._guard.refuse(guard_ns, reasons, hold_s))
             self.counts['stops'] += 1
+            self._acted_ns = None  # the rate of actions counts while it acts
             self._emit(output, stamp_ns, guard_ns)
 
     def _emit(self, output: Output, stamp_ns: int, guard_ns: int,

@@ -446,13 +446,20 @@ def test_a_recorded_run_converts_with_the_actions_as_sent(driven, tmp_path):
     assert same > 0.9 * len(dataset.actions)
 
 
-def test_a_run_whose_candidates_fell_and_were_drawn_is_recomputed_bit_for_bit(tmp_path, capsys):
+def test_a_dry_run_whose_candidates_fell_and_were_drawn_is_recomputed_bit_for_bit(
+        tmp_path, capsys):
     path, bag = record_run(tmp_path, {
         'deadline_ms': 0.01, 'extraction': 'softmax', 'softmax_temperature': 3.0,
-        'candidates': 16}, 45)
+        'candidates': 16, 'enable_commands': False}, 45)
     code, printed, error = run(bag, '--policy', path, capsys=capsys)
     assert code == 0, printed + error
     found = replay.replay_bag(bag, [path])
     assert found.equal == found.decisions
     assert set(found.candidates) == {16, 8}
     assert set(found.extractions) == {'softmax'}
+    assert _read(bag, 'cmd_vel') == []
+    records = [read_record(message) for _, _, message in _read(bag, 'policy_node/decision')]
+    assert not any(record.published for record in records)
+    previews = {message.data.astype(np.float32).tobytes()
+                for _, _, message in _read(bag, 'policy_node/command_preview')}
+    assert {record.sent.tobytes() for record in records[5:]} <= previews

@@ -88,12 +88,12 @@ class Scene:
         self.made.append(made)
         return True
 
-    def observe(self, x=0.0, age_ms=0, stamp_ns=None):
+    def observe(self, x=0.0, age_ms=0, stamp_ns=None, delay_ms=0):
         """Receive odometry; its tick begins where it completes one."""
         stamp_ns = self.clocks.now - age_ms * MS if stamp_ns is None else stamp_ns
         message = messages.write(self.spec.observations[0], np.array([x, 0.0]),
                                  messages.blank('nav_msgs/msg/Odometry'), stamp_ns)
-        self.runner.receive('odom', message, self.clocks.now)
+        self.runner.receive('odom', message, delay_ms * MS)
 
     def infer(self):
         """Let the inference that was submitted first end, and its result come in."""
@@ -293,6 +293,27 @@ def test_after_a_pause_the_last_command_is_not_held():
     scene.pause(3000)
     scene.runner.watch()
     assert scene.states == ['acting', 'stopped']
+
+
+def test_after_a_pause_what_waited_in_a_queue_is_as_old_as_it_is():
+    # Without a header its time is when it came.
+    scene = Scene(change=lambda data: data['observations'][0].update(time='received'))
+    scene.act()
+    scene.pause(3000)
+    scene.observe(delay_ms=2500)
+    assert scene.states == ['acting', 'stopped'] and scene.jobs == []
+    scene.wait(50)
+    scene.act()
+    assert scene.states[-1] == 'acting'
+
+
+def test_without_a_pause_the_clock_of_a_publisher_is_no_delay():
+    scene = Scene(change=lambda data: data['observations'][0].update(time='received'))
+    scene.act()
+    scene.wait(50)
+    scene.observe(delay_ms=2500)
+    scene.infer()
+    assert scene.states == ['acting']
 
 
 @pytest.mark.parametrize('inferring', [False, True])
