@@ -88,12 +88,14 @@ def policy():
     return Policy(default_path())
 
 
+WAYS = ({}, {'candidates': 3, 'extraction': 'implicit'},
+        {'extraction': 'softmax', 'softmax_temperature': 5.0, 'sampling_temperature': 0.5})
+
+
 @pytest.fixture
 def records(policy):
     """Return the records of ten decisions, made in three ways."""
-    ways = ({}, {'candidates': 3, 'extraction': 'implicit'},
-            {'extraction': 'softmax', 'softmax_temperature': 5.0, 'sampling_temperature': 0.5})
-    return [decided(policy, number, **ways[number % 3]) for number in range(10)]
+    return [decided(policy, number, **WAYS[number % 3]) for number in range(10)]
 
 
 def run(*arguments, capsys):
@@ -153,6 +155,17 @@ def test_within_2e_4_network_units_is_another_machine_and_beyond_is_a_difference
     found, printed, _ = run(bag, '--policy', default_path(), capsys=capsys)
     assert found == code
     assert 'first difference: decision 3' in printed
+
+
+def test_decisions_of_other_arithmetic_are_equal_within_the_tolerance(tmp_path, policy, capsys):
+    pytest.importorskip('torch', reason='torch is not installed')
+    # Stands for another machine: the sums of its products have another order.
+    other = Policy(default_path(), backend='torch', device='cpu')
+    records = [decided(other, number, **WAYS[number % 3]) for number in range(60)]
+    bag = write_bag(tmp_path / 'bag', policy.spec, records)
+    code, printed, _ = run(bag, '--policy', default_path(), capsys=capsys)
+    assert code == 0, printed
+    assert 'equal within the tolerances' in printed
 
 
 def test_another_candidate_that_is_as_good_is_a_tie(policy):

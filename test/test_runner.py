@@ -301,6 +301,7 @@ def test_after_a_pause_what_waited_in_a_queue_is_as_old_as_it_is():
     scene.act()
     scene.pause(3000)
     scene.observe(delay_ms=2500)
+    scene.runner.watch()
     assert scene.states == ['acting', 'stopped'] and scene.jobs == []
     scene.wait(50)
     scene.act()
