@@ -96,9 +96,9 @@ class Topics:
         """Destroy the publishers."""
         for publisher in (*self._commands, self._preview, self._value, self._decision,
                           self._status, self._diagnostics):
-            self._node.destroy_publisher(publisher)
+            self._node.destroy_lifecycle_publisher(publisher)
         if self._candidates is not None:
-            self._node.destroy_publisher(self._candidates)
+            self._node.destroy_lifecycle_publisher(self._candidates)
 
     def unheard(self) -> list[str]:
         """Return the topics of commands that nobody listens to."""

@@ -39,9 +39,10 @@ NODE = 'idql_ros.policy_node'
 # One inference, on this machine, is to take so much of a tick where it is made ten times slower.
 SLOW_SHARE = 0.15
 CLOCK_TIMEOUT_S = 0.5
-# In simulated time a reason to stop counts when it has held for so long; and the clock of this
-# suite goes in steps.
-SIMULATED_S = 0.04 + injection.STEP_S
+# In simulated time a reason to stop counts when it has held for so long: it is looked at twice, a
+# tick more; and the clock of this suite goes in steps.
+SIMULATED_S = 0.04 + 1.0 / injection.SPEC['rate'] + injection.STEP_S
+STOPS_S = (0.15, 0.3, 0.5, 0.7, 1.0, 0.2, 0.4, 1.5)
 CYCLES = 1000
 FULL_CYCLES_S = 45.0
 
@@ -104,7 +105,7 @@ class Scene:
     def react(self, row, since_ns, configured_s, reason=''):
         """Judge the first command after a fault that is no action."""
         row.configured_s = configured_s
-        found = Verdict(self.driver).ladder(max(since_ns, row.begin_ns), row.end_ns)
+        _, found = self.driver.heard(max(since_ns, row.begin_ns), row.end_ns)
         if not found:
             row.problems.append('no reaction')
             return None
@@ -170,8 +171,8 @@ class Scene:
         except TimeoutError as error:
             row.problems.append(f'recovery: {error}: {self.driver.states[-1].text}')
             return
-        found = Verdict(self.driver).acted(row.end_ns, time.time_ns())
-        row.recovery_s = (found[0].sent_ns - row.end_ns) / NS
+        actions, _ = self.driver.heard(row.end_ns, time.time_ns())
+        row.recovery_s = (actions[0].sent_ns - row.end_ns) / NS
 
 
 # What happens to streams.
@@ -264,7 +265,7 @@ def stream_row(scene, name, signals, *, deliver=None, spoil=None, after=None, ho
         driver.streams[one].mend()
     scene.recover(row)
     if after is not None:
-        ladder = Verdict(driver).ladder(row.begin_ns, row.end_ns)
+        _, ladder = driver.heard(row.begin_ns, row.end_ns)
         before_ns = ladder[0].sent_ns if ladder else row.end_ns
         samples = [s for one in signals for s in driver.streams[one].samples]
         since_ns = (
@@ -337,7 +338,7 @@ def starved_row(scene, name):
         row.problems.append(f'nothing was sent for {row.reaction_s:.3f} s')
     due = round((row.end_ns - row.begin_ns) / NS * driver.spec.rate)
     row.sent = (f'{len(sent)} commands in {due} ticks, '
-                f'{len(Verdict(driver).acted(row.begin_ns, row.end_ns))} of them actions; the '
+                f'{len(driver.heard(row.begin_ns, row.end_ns)[0])} of them actions; the '
                 'time is that of the longest gap')
     return row
 
@@ -347,17 +348,17 @@ def stopped_process_row(scene, name):
     driver = scene.driver
     row = Row(name, begin_ns=time.time_ns(), configured_s=0.0, reaction_s=0.0, delay_s=0.0)
     first = {'action': 0, 'stop': 0}
-    for seconds in (0.15, 0.3, 0.5, 0.7, 1.0, 0.2, 0.4, 1.5):
+    phases = np.random.default_rng(0).uniform(0.0, 2 * scene.tick_s, len(STOPS_S))
+    for seconds, phase_s in zip(STOPS_S, phases, strict=True):
+        # What woke this process was a command: without this wait it would always be the same one.
+        time.sleep(phase_s)
         scene.process.child.send_signal(signal.SIGSTOP)
         driver.run_for(seconds)
         continued_ns = time.time_ns()
         scene.process.child.send_signal(signal.SIGCONT)
         driver.until_acting()
-        verdict = Verdict(driver)
-        now_ns = time.time_ns()
-        actions = verdict.acted(continued_ns, now_ns)
-        sent = sorted([*actions, *verdict.ladder(continued_ns, now_ns)],
-                      key=lambda s: s.sent_ns)
+        actions, others = driver.heard(continued_ns, time.time_ns())
+        sent = sorted([*actions, *others], key=lambda s: s.sent_ns)
         first['action' if sent[0] is actions[0] else 'stop'] += 1
         reaction_s = (sent[0].sent_ns - continued_ns) / NS
         delay_s = scene.load.delay_s(continued_ns, sent[0].sent_ns)
@@ -369,7 +370,7 @@ def stopped_process_row(scene, name):
             row.recovery_s = (actions[0].sent_ns - continued_ns) / NS
         driver.run_for(0.2)
     row.end_ns = time.time_ns()
-    row.sent = (f'8 times, 0.15 to 1.5 s: first of all a fresh action {first["action"]} times, '
+    row.sent = (f'{len(STOPS_S)} times, {min(STOPS_S)} to {max(STOPS_S)} s: first of all a fresh action {first["action"]} times, '
                 f'the hold or stop {first["stop"]} times')
     return row
 
@@ -387,7 +388,7 @@ def corrupt_reload_row(scene, name):
         row.problems.append(f'the answer: {answer.message}')
     scene.set_model(scene.policy)
     scene.recover(row)
-    acted = len(Verdict(driver).acted(row.begin_ns, row.end_ns))
+    acted = len(driver.heard(row.begin_ns, row.end_ns)[0])
     row.sent = f'refused; {acted} actions of the old policy meanwhile'
     if not acted:
         row.problems.append('it did not act meanwhile')
@@ -406,7 +407,7 @@ def slow_row(scene, name):
     scene.stopped(row)
     flag.unlink()
     scene.recover(row)
-    actions = Verdict(driver).acted(0, row.end_ns)
+    actions, _ = driver.heard(0, row.end_ns)
     # Late decisions are dropped for two ticks and the smallest max_age; then the ladder is due.
     first_ns = scene.react(
         row, actions[-1].stamp_ns if before else row.begin_ns,
@@ -438,7 +439,7 @@ def estop_row(scene, name, flag=None):
     scene.stopped(row)
     first_ns = scene.react(row, row.begin_ns, 0.0, 'e-stop')
     if first_ns is not None:
-        acted = Verdict(driver).acted(first_ns, row.end_ns)
+        acted, _ = driver.heard(first_ns, row.end_ns)
         if acted:
             row.problems.append(f'{len(acted)} actions after the stop')
         stop = next(s for s in driver.commands['base_command'] if s.sent_ns >= first_ns)
@@ -531,9 +532,8 @@ def clock_leaps_row(scene, name, seconds):
     driver.now_ns += round(seconds * NS)
     driver.publish_clock()
     scene.recover(row)
-    verdict = Verdict(driver)
-    ladder = verdict.ladder(row.begin_ns, time.time_ns())
-    row.sent = (f'{len(ladder)} commands that were no actions, before actions of the new time')
+    _, ladder = driver.heard(row.begin_ns, time.time_ns())
+    row.sent = f'{len(ladder)} commands that were no actions, before actions of the new time'
     row.end_ns = time.time_ns()
     return row
 

@@ -110,6 +110,9 @@ class Sent:
     # In the node's time.
     stamp_ns: int
     values: np.ndarray  # of its dimensions, float64
+    # No command of its topic had this stamp before: where there is a decision of this tick, it is
+    # the action. What follows on it while a clock stands still is not.
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ class Driver:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.commands = {c.topic: [] for c in spec.actions}
+        self._stamps = {c.topic: set() for c in spec.actions}
         self.decisions, self.states, self.clocks, self.at_once = {}, [], [], []
         self.late_s, self.load = 0.0, None
         self._clients = {}
@@ -239,8 +243,11 @@ class Driver:
     # What comes from the node.
 
     def _hear(self, topic, message, info, values):
-        self.commands[topic].append(
-            Sent(info['source_timestamp'], stamp_of(message), np.array(values)))
+        stamp_ns = stamp_of(message)
+        self.commands[topic].append(Sent(
+            info['source_timestamp'], stamp_ns, np.array(values),
+            stamp_ns not in self._stamps[topic]))
+        self._stamps[topic].add(stamp_ns)
         part = slice(0, 2) if topic == 'arm_command' else slice(2, 3)
         if np.isfinite(values).all():
             self._action[part] = values
@@ -253,6 +260,21 @@ class Driver:
     def _hear_state(self, message, info):
         values = {value.key: value.value for value in message.values}
         self.states.append(State(info['source_timestamp'], values['state'], message.message))
+
+    def decision(self, sent):
+        """Return the record of the decision that a command is the action of, or None."""
+        record = self.decisions.get(sent.stamp_ns) if sent.first else None
+        return record if record is not None and record.published else None
+
+    def heard(self, begin_ns, end_ns):
+        """Return the commands of the last topic in an interval: the actions, and all others."""
+        actions, others = [], []
+        for sent in reversed(self.commands[self.spec.actions[-1].topic]):
+            if sent.sent_ns <= begin_ns:
+                break
+            if sent.sent_ns <= end_ns:
+                (others if self.decision(sent) is None else actions).append(sent)
+        return actions[::-1], others[::-1]
 
     @property
     def state(self):

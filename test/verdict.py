@@ -7,7 +7,7 @@ node's record of its decision says.
 """
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from injection import NS, PARTS
 import numpy as np
@@ -46,7 +46,7 @@ class Verdict:
         self._told_ns = [state.sent_ns for state in driver.states]
         # Of an operator's stop that may come at once: from its request to the first action after
         # its release.
-        actions = self.acted(0, 2**63)
+        actions, _ = driver.heard(0, 2**63)
         self._free = [(begin_ns, next(
             (s.sent_ns for s in actions if s.sent_ns > released_ns), 2**63))
             for begin_ns, released_ns in driver.at_once]
@@ -58,20 +58,6 @@ class Verdict:
             begin = end
             self.commands += len(sent)
 
-    def _acting(self, sent):
-        record = self._driver.decisions.get(sent.stamp_ns)
-        return record if record is not None and record.published else None
-
-    def ladder(self, begin_ns, end_ns):
-        """Return the commands of the last topic in an interval that are no actions."""
-        sent = self._driver.commands[self._spec.actions[-1].topic]
-        return [s for s in sent if begin_ns < s.sent_ns <= end_ns and not self._acting(s)]
-
-    def acted(self, begin_ns, end_ns):
-        """Return the actions of the last topic in an interval."""
-        sent = self._driver.commands[self._spec.actions[-1].topic]
-        return [s for s in sent if begin_ns < s.sent_ns <= end_ns and self._acting(s)]
-
     def _blame(self, sent, text):
         self.faults.append(Fault(sent.sent_ns, text))
 
@@ -82,7 +68,7 @@ class Verdict:
         freed = False
         blended_s = None
         for sent in all_sent:
-            record = self._acting(sent)
+            record = self._driver.decision(sent)
             self._check_values(command, sent)
             free = any(a <= sent.sent_ns < b for a, b in self._free)
             if record is not None:
@@ -99,7 +85,7 @@ class Verdict:
             if freed and record is not None:
                 # After an operator's stop the first command begins where the robot is.
                 measured = np.array([record.observation[d.measured] for d in command.dimensions])
-                before = type(sent)(before.sent_ns, before.stamp_ns, np.clip(
+                before = replace(before, values=np.clip(
                     measured.astype(float), [d.lower for d in command.dimensions],
                     [d.upper for d in command.dimensions]))
                 freed = False
