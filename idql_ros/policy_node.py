@@ -589,11 +589,12 @@ def main() -> None:
     signal.set_wakeup_fd(signal_writer.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
+        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         failed = _run(signal_reader)
-    except ParameterException as error:
-        rclpy.logging.get_logger('policy_node').fatal(str(error))
+    # The second one: the middleware refuses, for example for want of a key.
+    except (ParameterException, rclpy_implementation.RCLError) as error:
+        rclpy.logging.get_logger('policy_node').fatal(' '.join(str(error).split()))
         failed = True
     finally:
         rclpy.try_shutdown()

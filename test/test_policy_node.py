@@ -428,6 +428,14 @@ def test_a_wrong_parameter_is_refused_in_one_line(tmp_path, parameters):
     assert next(iter(parameters)) in process.output()
 
 
+def test_a_middleware_that_refuses_the_node_is_told_in_one_line(tmp_path, monkeypatch):
+    for name, value in (('ENABLE', 'true'), ('STRATEGY', 'Enforce'), ('KEYSTORE', tmp_path)):
+        monkeypatch.setenv(f'ROS_SECURITY_{name}', str(value))
+    process = harness.Process(NODE, {}, tmp_path / 'node.log')
+    assert process.child.wait(20) == 1
+    assert 'Traceback' not in process.output() and str(tmp_path) in process.output()
+
+
 def test_latched_signal_sent_before_the_node_started_is_observed_and_frames_fill_a_history(
         robot, tmp_path):
     spec = specs.parse({
