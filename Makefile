@@ -1,6 +1,7 @@
 # Every target works on a fresh clone: the first one that needs it makes the virtual environment
 # .venv inside the clone. Needed: make, and python3 (3.11 or 3.12) with its venv module.
 PYTHON ?= python3
+MINUTES ?= 10
 
 # A sourced ROS 2 is used. One inside a virtual environment does not count: .venv would not see it.
 ROS := $(shell test -n "$$ROS_DISTRO" \
@@ -22,13 +23,21 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 READY := .venv/ready-$(ROS)
 SOURCES := idql_ros launch test training setup.py
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint faults soak clean
 
 demo: $(READY)
 	.venv/bin/python -m training.demo
 
 test: $(READY)
 	.venv/bin/python -m pytest
+
+# What happens to policy_node when things around it fail; the tables lie in faults_output.
+faults: $(READY)
+	PYTHONPATH=.:$$PYTHONPATH .venv/bin/python test/faults.py
+
+# Policy and simulation with random faults: make soak MINUTES=10
+soak: $(READY)
+	PYTHONPATH=.:$$PYTHONPATH .venv/bin/python test/soak.py --minutes $(MINUTES)
 
 # ament_flake8 and ament_pep257 are in .venv, or come with the sourced ROS 2.
 lint: export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -50,5 +59,5 @@ $(READY): requirements.txt requirements-ros.txt constraints.txt
 	@touch $@
 
 clean:
-	rm -rf .venv demo_output build install log *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo_output faults_output build install log *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

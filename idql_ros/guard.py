@@ -128,6 +128,8 @@ class Guard:
         # What the commands are now (A,), NaN where it is not known, and how fast they got there.
         self._at = np.full(self._spec.action_size, np.nan)
         self._speed = np.zeros(self._spec.action_size)
+        # What was last sent, `_at` and `_speed` before the last action.
+        self._before = self._stop.sent, self._at, self._speed
         self._last_ns: int | None = None  # the last call
         self._held_ns = 0  # how long the last command is held
         self._from: np.ndarray | None = None  # (A,) what was measured when the blend began
@@ -210,6 +212,7 @@ class Guard:
             return self._descend(jumps, hold_s, 'jump', warnings)
         sent, bit = self._limits.position(asked)
         limited += bit
+        self._before = self._stop.sent, self._at, self._speed.copy()
         self._at = sent.astype(np.float64)
         for i in self._limits.slow:
             if not math.isnan(reference[i]):
@@ -221,6 +224,15 @@ class Guard:
         self._state, self._acted, self._from_measured = 'acting', True, False
         return Output('acting', self._spec.split_action(sent), limited=tuple(limited),
                       warnings=tuple(warnings))
+
+    def take_back(self, kept: int) -> None:
+        """Forget the last action but for its first `kept` numbers: no more of it was sent."""
+        sent, at, speed = self._before
+        self._at[kept:], self._speed[kept:] = at[kept:], speed[kept:]
+        if sent is not None:
+            self._stop.sent = np.concatenate([self._stop.sent[:kept], sent[kept:]])
+        elif not kept:
+            self._stop.sent = None
 
     def refuse(self, now_ns: int, reasons: Sequence[str], hold_s: float) -> Output:
         """Return what is sent while the policy may not act; called at the tick rate.

@@ -499,7 +499,10 @@ class PolicyNode(LifecycleNode):
         """Publish what a runner sends, and what it was made from; return whether it left."""
         if not rclpy.ok(context=self.context):
             return False
-        left = self._enabled and self._topics.command(output, stamp_ns)
+        left = self._enabled and self._topics.command(
+            output, stamp_ns,
+            lambda: (output.state != 'acting'
+                     or self._clocks.now_ns() <= made.fresh_until_ns))
         if not self._enabled:
             self._topics.preview(output)
         told = (output.state, without_numbers(output.reasons), self._enabled)

@@ -67,11 +67,26 @@ class Settings:
     clock_timeout_s: float = 2.0
 
 
+class TooLate(Exception):
+    """The process stood still while an action was on its way out.
+
+    Attributes:
+        sent: how many of its numbers left all the same.
+    """
+
+    def __init__(self, sent: int) -> None:
+        """Say so."""
+        super().__init__('the process stood still until the observation was too old')
+        self.sent = sent
+
+
 @dataclasses.dataclass(frozen=True)
 class Made:
     """A decision, and what it was made from."""
 
     tick_ns: int
+    # It may not be sent later.
+    fresh_until_ns: int
     observation: np.ndarray  # (O,)
     candidates: int
     policy: Policy
@@ -142,7 +157,7 @@ class Runner:
                 is done, `finish` must be called.
             send: sends an output with a stamp in ns, and shows what it was made from; returns
                 whether it left as a command. Raises MessageError where no message can be made
-                of it.
+                of it, TooLate where what it was made from is too old by then.
             unheard: the topics of commands that nobody listens to.
             log: (level, text, at most once in so many seconds).
             estops: source -> whether its emergency stop is engaged (else: released, but not
@@ -488,10 +503,15 @@ class Runner:
             guarded_ns = self._clocks.steady_ns()
             try:
                 left = self._emit(output, job.tick_ns, job.tick_ns, Made(
-                    job.tick_ns, job.observation, job.candidates, job.policy, decision))
-            except MessageError as error:  # two columns of a rotation that are parallel
-                output = self._guard.refuse(job.tick_ns, [str(error)], 0.0)
-                left = self._emit(output, job.tick_ns, job.tick_ns)
+                    job.tick_ns, job.fresh_until_ns, job.observation, job.candidates, job.policy,
+                    decision))
+            except (MessageError, TooLate) as error:
+                # No message: two columns of a rotation that are parallel.
+                if output.state == 'acting':
+                    self._guard.take_back(error.sent if isinstance(error, TooLate) else 0)
+                now_ns = self._clocks.now_ns()
+                output = self._guard.refuse(now_ns, [str(error)], 0.0)
+                left = self._emit(output, now_ns, now_ns)
         self.latencies['guard'].add((guarded_ns - begun_ns) / NS)
         self.latencies['publish'].add((self._clocks.steady_ns() - guarded_ns) / NS)
         if output.state != 'acting':

@@ -13,7 +13,7 @@ from idql_ros import message as messages
 from idql_ros.guard import Output
 from idql_ros.health import OK, Status, WARN
 from idql_ros.policy import Policy, PolicyError
-from idql_ros.runner import Made, Settings
+from idql_ros.runner import Made, Settings, TooLate
 from idql_ros.spec import Signal, Stream
 import numpy as np
 from rclpy.duration import Duration
@@ -132,21 +132,32 @@ class Topics:
             f'node: change its QoS, or qos.{policy} in the spec')
         self._node.get_logger().warning(self.qos_problems[topic])
 
-    def command(self, output: Output, stamp_ns: int) -> bool:
+    def command(self, output: Output, stamp_ns: int, in_time: Callable[[], bool]) -> bool:
         """Send an output on the topics of the commands; return whether anything was sent.
+
+        Args:
+            output: what to send.
+            stamp_ns: for the headers.
+            in_time: returns whether it may still be sent; asked just before each message leaves,
+                for the process may have stood still since it was decided.
 
         Raises:
             MessageError: no message can be made of it; nothing was sent.
+            TooLate: it may no longer be sent.
         """
         # Those of one tick are all written before the first of them is sent.
         written = [
-            (publisher, messages.write(
+            (publisher, len(part), messages.write(
                 command, part, messages.ros_class(command.type)(), stamp_ns))
             for command, publisher, part in zip(
                 self._spec.actions, self._commands, output.parts, strict=True)
             if part is not None]
-        for publisher, message in written:
+        sent = 0
+        for publisher, size, message in written:
+            if not in_time():
+                raise TooLate(sent)
             publisher.publish(message)
+            sent += size
         return bool(written)
 
     def preview(self, output: Output) -> None:

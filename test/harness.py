@@ -77,10 +77,12 @@ class Process:
         for name, other in remap:
             arguments += ['-r', f'{name}:={other}']
         self._log = log
+        path = os.pathsep.join(map(str, filter(None, (
+            SOURCE, SOURCE / 'test', os.environ.get('PYTHONPATH')))))
         with log.open('w') as file:
             self.child = subprocess.Popen(
                 arguments, cwd=SOURCE, stdout=file, stderr=subprocess.STDOUT,
-                env=os.environ | {'IDQL_ROS_FAULT': fault, 'PYTHONPATH': str(SOURCE)})
+                env=os.environ | {'IDQL_ROS_FAULT': fault, 'PYTHONPATH': path})
 
     def output(self):
         """Return what it printed so far."""

@@ -110,9 +110,7 @@ class Sent:
     # In the node's time.
     stamp_ns: int
     values: np.ndarray  # of its dimensions, float64
-    # No command of its topic had this stamp before: where there is a decision of this tick, it is
-    # the action. What follows on it while a clock stands still is not.
-    first: bool
+    topic: str
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,10 @@ class Driver:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.commands = {c.topic: [] for c in spec.actions}
-        self._stamps = {c.topic: set() for c in spec.actions}
+        self._same, self._decided_ns = {}, {}
+        sizes = np.cumsum([0, *(len(c.dimensions) for c in spec.actions)])
+        self._parts = {c.topic: slice(*ends) for c, ends in zip(
+            spec.actions, zip(sizes, sizes[1:], strict=False), strict=True)}
         self.decisions, self.states, self.clocks, self.at_once = {}, [], [], []
         self.late_s, self.load = 0.0, None
         self._clients = {}
@@ -222,7 +223,8 @@ class Driver:
             create(Clock, '/clock', lambda m, i: self.clocks.append((
                 i['source_timestamp'], m.clock.sec * NS + m.clock.nanosec)), 200)
             for stream in self.streams.values():
-                create(stream.type, f'sim/{stream.topic}', stream.put, 10)
+                create(stream.type, f'sim/{stream.topic}', stream.put, QoSProfile(
+                    depth=10, reliability=ReliabilityPolicy.BEST_EFFORT))
         elif simulated:
             self._clock = self.node.create_publisher(Clock, '/clock', 10)
 
@@ -243,28 +245,41 @@ class Driver:
     # What comes from the node.
 
     def _hear(self, topic, message, info, values):
-        stamp_ns = stamp_of(message)
-        self.commands[topic].append(Sent(
-            info['source_timestamp'], stamp_ns, np.array(values),
-            stamp_ns not in self._stamps[topic]))
-        self._stamps[topic].add(stamp_ns)
-        part = slice(0, 2) if topic == 'arm_command' else slice(2, 3)
+        self.keep(Sent(info['source_timestamp'], stamp_of(message), np.array(values), topic))
         if np.isfinite(values).all():
-            self._action[part] = values
+            self._action[self._parts[topic]] = values
 
-    def _hear_decision(self, message):
+    def keep(self, sent):
+        """Take a command into the record."""
+        self.commands[sent.topic].append(sent)
+        self._same.setdefault((sent.topic, sent.stamp_ns), []).append(sent)
+
+    def _hear_decision(self, message, info):
         record = decision_record.unpack(
             [(d.label, d.size) for d in message.layout.dim], message.data)
+        self.decide(record, info['source_timestamp'])
+
+    def decide(self, record, published_ns):
+        """Take a decision into the record."""
         self.decisions[record.tick_ns] = record
+        self._decided_ns[record.tick_ns] = published_ns
 
     def _hear_state(self, message, info):
         values = {value.key: value.value for value in message.values}
         self.states.append(State(info['source_timestamp'], values['state'], message.message))
 
     def decision(self, sent):
-        """Return the record of the decision that a command is the action of, or None."""
-        record = self.decisions.get(sent.stamp_ns) if sent.first else None
-        return record if record is not None and record.published else None
+        """Return the record of the decision that a command is the action of, or None.
+
+        In simulated time a hold or a stop may have the stamp of a tick too. The node publishes a
+        decision after its commands: of those before it, the last one is the action.
+        """
+        record = self.decisions.get(sent.stamp_ns)
+        if record is None or not record.published:
+            return None
+        before = [s for s in self._same[sent.topic, sent.stamp_ns]
+                  if s.sent_ns <= self._decided_ns[sent.stamp_ns]]
+        return record if before and sent is before[-1] else None
 
     def heard(self, begin_ns, end_ns):
         """Return the commands of the last topic in an interval: the actions, and all others."""
@@ -345,9 +360,16 @@ class Driver:
         """Return the earliest time that the node's clock may have shown in an interval."""
         if not self.simulated:
             return begin_ns
+        shown = self._shown_ns(begin_ns, end_ns)
+        # As the node does, time gets a grace when it leaps: what came before it was new.
+        grace_ns = round(min(s.max_age for s in self.spec.observations) * NS)
+        before = self._shown_ns(begin_ns - grace_ns, end_ns)
+        return min(shown if max(before) - min(before) < NS else before)
+
+    def _shown_ns(self, begin_ns, end_ns):
         first = max(bisect_right(self.clocks, (begin_ns, math.inf)) - 1, 0)
         last = bisect_right(self.clocks, (end_ns, math.inf))
-        return min(value for _, value in self.clocks[first:max(last, first + 1)])
+        return [value for _, value in self.clocks[first:max(last, first + 1)]]
 
     # What an operator says.
 
@@ -417,5 +439,5 @@ def count(pid, what):
 
 def shared_memory(pid):
     """Return the files of Fast DDS in shared memory that a process has mapped."""
-    return {word for line in Path(f'/proc/{pid}/maps').read_text().splitlines()
+    return {Path(word) for line in Path(f'/proc/{pid}/maps').read_text().splitlines()
             for word in line.split()[5:6] if word.startswith('/dev/shm/fastrtps_')}

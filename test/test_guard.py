@@ -658,3 +658,15 @@ def test_no_sequence_of_calls_breaks_a_limit_the_ladder_or_a_latch(
             assert repr(outputs[0]) == repr(outputs[1])
             assert [None if p is None else p.tobytes() for p in outputs[0].parts] == [
                 None if p is None else p.tobytes() for p in outputs[1].parts]
+
+
+def test_an_action_that_is_taken_back_is_no_reference_but_for_what_was_sent():
+    limits = {'max_rate': 1.0, 'max_acceleration': 5.0}
+    driven = Driven([('zero', -1, 1, limits)], [('zero', -1, 1, limits)])
+    driven.act(0.5, 0.5)
+    before = driven.act(0.5, 0.5)
+    after = driven.act(0.5, 0.5)
+    driven.guard.take_back(1)
+    resumed = driven.act(0.5, 0.5)
+    assert resumed.parts[1] == after.parts[1] > before.parts[1]
+    assert resumed.parts[0] > after.parts[0]

@@ -6,7 +6,7 @@ import math
 from idql_ros import message as messages
 from idql_ros import spec as specs
 from idql_ros.policy import Decision
-from idql_ros.runner import Runner, Settings, without_numbers
+from idql_ros.runner import Runner, Settings, TooLate, without_numbers
 import numpy as np
 import pytest
 
@@ -161,6 +161,25 @@ def test_a_tick_that_begins_while_an_inference_runs_is_missed_and_counted():
     scene.pause(50)
     scene.observe()
     assert scene.runner.counts['missed'] == 1 and len(scene.jobs) == 1
+
+
+def test_an_action_that_the_process_sat_on_is_not_sent_and_nothing_follows_from_it():
+    scene = Scene(change=ramp)
+    scene.act()
+    scene.wait(50)
+    scene.policy.action = 1.0
+    send = scene.runner._send_output
+
+    def stand_still(output, stamp_ns, made):
+        scene.runner._send_output = send
+        scene.pause(300)
+        assert made.fresh_until_ns == T + 250 * MS
+        raise TooLate(0)
+    scene.runner._send_output = stand_still
+    scene.act()
+    # Asked for 1 m/s at 2 m/s^2: 0.1 m/s more in each tick; what was not sent is no reference.
+    assert scene.states == ['acting', 'stopped']
+    assert scene.values == pytest.approx([0.1, 0.0])
 
 
 def test_a_result_that_is_later_than_its_period_is_dropped_and_counted():

@@ -15,6 +15,10 @@ import numpy as np
 # Between the last look at the clock and the time that DDS writes into a command lie the guard
 # and the making of messages.
 WRITING_S = 0.005
+# Outside of ticks, between the stamp of a command and the time that the guard counts with.
+STAMPING_S = 0.0005
+# From so many actions on, their stamps tell the guard's times exactly.
+SETTLED = 4
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,6 @@ class Verdict:
         self.faults, self.commands, self.actions = [], 0, 0
         self.oldest = dict.fromkeys(driver.streams, 0.0)
         self._told_ns = [state.sent_ns for state in driver.states]
-        # Of an operator's stop that may come at once: from its request to the first action after
-        # its release.
-        actions, _ = driver.heard(0, 2**63)
-        self._free = [(begin_ns, next(
-            (s.sent_ns for s in actions if s.sent_ns > released_ns), 2**63))
-            for begin_ns, released_ns in driver.at_once]
         begin = 0
         for command in self._spec.actions:
             sent = driver.commands[command.topic]
@@ -65,12 +63,18 @@ class Verdict:
         last = command is self._spec.actions[-1]
         period_s = 1.0 / self._spec.rate
         before, speed, before_s = None, None, None
+        # An operator's stop may come at once: from its request to the first action after its
+        # release.
+        at_once = [(begin_ns, next(
+            (s.sent_ns for s in all_sent if s.sent_ns > released_ns and self._driver.decision(s)),
+            2**63)) for begin_ns, released_ns in self._driver.at_once]
         freed = False
-        blended_s = None
+        blended_s, following = None, 0
         for sent in all_sent:
             record = self._driver.decision(sent)
+            following = 0 if record is None else following + 1
             self._check_values(command, sent)
-            free = any(a <= sent.sent_ns < b for a, b in self._free)
+            free = any(a <= sent.sent_ns < b for a, b in at_once)
             if record is not None:
                 if not np.array_equal(sent.values, record.sent[part].astype(float)):
                     self._blame(sent, f'{command.topic}: sent {sent.values}, and the record of '
@@ -79,7 +83,7 @@ class Verdict:
                     self.actions += 1
                     self._check_ages(sent, record)
             if before is None or free:
-                before, speed, freed = sent, None, True
+                before, speed, freed = sent, None, free
                 blended_s = None
                 continue
             if freed and record is not None:
@@ -95,7 +99,7 @@ class Verdict:
             elif self._is_stopped(sent):
                 blended_s = None
             speed, before_s = self._check_steps(
-                command, before, sent, speed, before_s, record, period_s)
+                command, before, sent, speed, before_s, following, period_s)
             before = sent
 
     def _is_stopped(self, sent):
@@ -126,16 +130,19 @@ class Verdict:
                                       f'of {jump:.4f}, at most {dimension.max_jump}')
         return blended_s
 
-    def _check_steps(self, command, before, sent, speed, before_s, record, period_s):
+    def _check_steps(self, command, before, sent, speed, before_s, following, period_s):
         """Check rate and acceleration; return the speed, and how long its step took.
+
+        `following`: how many actions followed on each other up to now.
 
         How long the guard let a command move is known where stamps tell it; else (simulated time,
         which goes in steps, outside of ticks) a period is allowed, and the acceleration is not
-        judged.
+        judged. Nor is that of the first actions after a hold or stop, which may have come after
+        their tick began: then the tick's time was counted already.
         """
         step = sent.values - before.values
         passed_s = (sent.stamp_ns - before.stamp_ns) / NS
-        known = 0.0 < passed_s and (record is not None or not self._driver.simulated)
+        known = 0.0 < passed_s and (following > 1 or not self._driver.simulated)
         dt_s = min(passed_s, period_s) if known else period_s
         # Commands are float32: two roundings in a step.
         rounding = [float(np.spacing(np.float32(max(abs(d.lower), abs(d.upper)))))
@@ -149,11 +156,13 @@ class Verdict:
                 continue
             new[i] = step[i] / dt_s
             # The beginning of a hold ends a motion at once.
-            holds = record is None and step[i] == 0.0
-            if speed is not None and not holds:
+            holds = not following and step[i] == 0.0
+            if speed is not None and not holds and not 0 < following < SETTLED:
                 change = abs(new[i] - speed[i])
                 allowed = (dimension.max_acceleration * dt_s * (1 + 1e-9)
                            + rounding[i] * (1 / dt_s + 1 / before_s))
+                if not following:
+                    allowed += dimension.max_rate * STAMPING_S / dt_s
                 if change > allowed:
                     self._blame(sent, f'{command.topic}: the speed changes by {change:.6f} '
                                       f'{dimension.unit}/s, expected {allowed:.6f} at most')
