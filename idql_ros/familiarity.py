@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+import dataclasses
 import math
+import re
 from typing import Any
 
 from idql_ros.value_guard import VALUE_NAMES
@@ -14,11 +17,38 @@ MAX_PROTOTYPES = 512
 LEAST_SCALE = 1e-30
 LARGEST = float(np.finfo(np.float32).max)
 
+# The values that change with how many candidates there are and how one of them is chosen.
+NAMES_OF_N = tuple(name for name in VALUE_NAMES if name != 'distance')
+
 Ranges = dict[str, tuple[float, float]]
 
 
 class StatisticsError(ValueError):
     """Statistics that cannot be used; the text says which, what was expected and found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UsualValues:
+    """Between which values decisions on the training data are."""
+
+    distance: tuple[float, float]
+    # N -> ranges of NAMES_OF_N, of the best of N candidates; one N at least.
+    of_candidates: Mapping[int, Ranges]
+
+    def ranges(self, candidates: int) -> Ranges:
+        """Return the ranges of VALUE_NAMES of the best of so many candidates.
+
+        Between two N that are known they hold those of both: with N the best candidate's Q rises,
+        and so do both ends of its range. Outside of all they are those of the nearest.
+        """
+        known = sorted(self.of_candidates)
+        near = [max((n for n in known if n <= candidates), default=known[0]),
+                min((n for n in known if n >= candidates), default=known[-1])]
+        found = {}
+        for name in NAMES_OF_N:
+            lows, highs = zip(*(self.of_candidates[n][name] for n in near), strict=True)
+            found[name] = (min(lows), max(highs))
+        return found | {'distance': self.distance}
 
 
 class Familiarity:
@@ -53,12 +83,12 @@ class Familiarity:
         return math.sqrt(max(nearest, 0.0) / len(point))
 
 
-def read(statistics: Any, observation_size: int) -> tuple[Familiarity, Ranges]:
+def read(statistics: Any, observation_size: int) -> tuple[Familiarity, UsualValues]:
     """Return what a policy file's statistics say.
 
     Args:
-        statistics: As JSON has it: 'prototypes' (P, O), 'scale' (O,) and 'ranges', name -> [low,
-            high] of what a value guard watches.
+        statistics: As JSON has it: 'prototypes' (P, O), 'scale' (O,), 'distance' [low, high], and
+            'ranges': N, as text -> name (of NAMES_OF_N) -> [low, high].
         observation_size: O.
 
     Raises:
@@ -84,7 +114,8 @@ def read(statistics: Any, observation_size: int) -> tuple[Familiarity, Ranges]:
     if len(unfit):
         raise StatisticsError(f'statistics.scale: expected numbers from {LEAST_SCALE:g} to '
                               f'{LARGEST:g}, found {unfit[0]}')
-    return Familiarity(prototypes, scale), _read_ranges(statistics.get('ranges'))
+    return Familiarity(prototypes, scale), UsualValues(
+        _range(statistics.get('distance'), 'distance'), _read_ranges(statistics.get('ranges')))
 
 
 def _numbers(value: Any, name: str) -> np.ndarray:
@@ -100,16 +131,33 @@ def _numbers(value: Any, name: str) -> np.ndarray:
     return found.astype(np.float64)
 
 
-def _read_ranges(ranges: Any) -> Ranges:
-    if not isinstance(ranges, dict) or ranges.keys() != set(VALUE_NAMES):
-        found = ', '.join(ranges) if isinstance(ranges, dict) else f'a {type(ranges).__name__}'
-        raise StatisticsError(f'statistics.ranges: expected those of {", ".join(VALUE_NAMES)}, '
-                              f'found {found[:100]}')
+def _read_ranges(ranges: Any) -> dict[int, Ranges]:
+    if not isinstance(ranges, dict) or not ranges:
+        raise StatisticsError('statistics.ranges: expected those of each number of candidates, '
+                              f'found {_names(ranges)}')
     read_ranges = {}
-    for name in VALUE_NAMES:
-        bounds = _numbers(ranges[name], f'ranges.{name}')
-        if bounds.shape != (2,) or not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
-            raise StatisticsError(f'statistics.ranges.{name}: expected two finite numbers, the '
-                                  f'smaller first, found {str(bounds.tolist())[:100]}')
-        read_ranges[name] = (float(bounds[0]), float(bounds[1]))
+    for key, of_names in ranges.items():
+        if re.fullmatch('[1-9][0-9]{0,6}', key) is None:
+            raise StatisticsError('statistics.ranges: expected numbers of candidates, as this '
+                                  f'release exports them, found {_names(ranges)}')
+        if not isinstance(of_names, dict) or of_names.keys() != set(NAMES_OF_N):
+            raise StatisticsError(f'statistics.ranges.{key}: expected those of '
+                                  f'{", ".join(NAMES_OF_N)}, found {_names(of_names)}')
+        read_ranges[int(key)] = {
+            name: _range(of_names[name], f'ranges.{key}.{name}') for name in NAMES_OF_N}
     return read_ranges
+
+
+def _names(value: Any) -> str:
+    """Return what a mapping holds, for an error."""
+    if not isinstance(value, dict):
+        return f'a {type(value).__name__}'
+    return ', '.join(value)[:100] if value else 'none'
+
+
+def _range(value: Any, name: str) -> tuple[float, float]:
+    bounds = _numbers(value, name)
+    if bounds.shape != (2,) or not np.isfinite(bounds).all() or bounds[0] > bounds[1]:
+        raise StatisticsError(f'statistics.{name}: expected two finite numbers, the smaller '
+                              f'first, found {str(bounds.tolist())[:100]}')
+    return float(bounds[0]), float(bounds[1])

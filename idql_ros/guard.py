@@ -107,8 +107,7 @@ class Guard:
             value_guard: Watches the values of decisions.
         """
         self._spec, self._latch_stop = spec, latch_stop
-        # May be changed for that of another policy of the same spec.
-        self.value_guard = value_guard
+        self._value_guard = value_guard
         self._limits = Limits(spec)
         self._stop = Stop(spec, self._limits)
         self._period_ns = round(NS / spec.rate)
@@ -135,8 +134,19 @@ class Guard:
         self._from: np.ndarray | None = None  # (A,) what was measured when the blend began
         self._blended_s = 0.0
         self._from_measured = False  # the next action is the first one after a resume
-        if self.value_guard is not None:
-            self.value_guard.reset()
+        if self._value_guard is not None:
+            self._value_guard.reset()
+
+    def rearm(self) -> None:
+        """Blend anew from what is measured; what was sent still counts."""
+        self._from = None
+        if self._value_guard is not None:
+            self._value_guard.reset()
+
+    @property
+    def resting(self) -> bool:
+        """Return whether the commands are at the stop, or none was sent."""
+        return self._state == 'stopped' or self._stop.sent is None
 
     def measure(self, observation: np.ndarray) -> None:
         """Take a valid observation (O,): for the stops that hold, the blend, the first action."""
@@ -200,14 +210,14 @@ class Guard:
                 f'the policy gave what is not finite: action {action.tolist()}, Q '
                 f'{values["q"]}'], hold_s, 'not finite')
         warnings: list[str] = []
-        if self.value_guard is not None:
-            warnings, due = self.value_guard.check(values)
+        if self._value_guard is not None:
+            warnings, due = self._value_guard.check(values)
             if due:
-                hold_s = hold_s if self.value_guard.action == 'hold' else 0.0
+                hold_s = hold_s if self._value_guard.action == 'hold' else 0.0
                 return self._descend(warnings, hold_s, 'value', warnings)
         asked, limited = self._blend(action)
         reference = self._reference()
-        jumps = self._limits.jumps(asked, reference)
+        jumps = self._limits.jumps(asked, self._nearest(asked, reference))
         if jumps:
             return self._descend(jumps, hold_s, 'jump', warnings)
         sent, bit = self._limits.position(asked)
@@ -326,6 +336,16 @@ class Guard:
         measured = self._stop.measured.astype(np.float64)
         first, second = (measured, self._at) if self._from_measured else (self._at, measured)
         return np.where(~np.isnan(first), first, np.where(~np.isnan(second), second, self._zero))
+
+    def _nearest(self, asked: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """Return what jumps count from (A,): while a blend goes on, also what is measured.
+
+        The blend begins there, and the robot may have moved since the last command.
+        """
+        if self._blended_s >= self._spec.blend_time:
+            return reference
+        measured = self._stop.measured.astype(np.float64)
+        return np.where(np.abs(asked - measured) < np.abs(asked - reference), measured, reference)
 
     def _blend(self, action: np.ndarray) -> tuple[np.ndarray, list[Limited]]:
         """Return the action (A,) on its way from what was measured when the blend began."""

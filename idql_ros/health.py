@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from typing import Any
 
 from idql_ros.latency import Window
@@ -50,7 +48,7 @@ class Health:
             **runner.counts,
             'candidates': runner.budget.candidates, 'provider': policy.provider,
             'policy': policy.path, 'sha256': policy.digest,
-            'provenance': json.dumps(policy.provenance)[:1000]}
+            'provenance': policy.provenance_text}
         if output is None or (runner.waiting and not output.reasons):
             return Status(WARN, 'policy', 'waiting for the first tick', values)
         values |= {f'limit of dimension {limited.dimension}':
@@ -72,18 +70,15 @@ class Health:
         seconds = max((steady_ns - self._told_ns) / NS, 1e-9)
         self._told_ns = steady_ns
         statuses = []
-        for signal, age_s in zip(
-                runner.policy.spec.observations, runner.observer.ages_s(now_ns), strict=True):
+        for signal, age_s, reason in zip(
+                runner.policy.spec.observations, runner.observer.ages_s(now_ns),
+                runner.observer.reasons(now_ns), strict=True):
             received = runner.received[signal.name]
             new = received.messages - self._messages[signal.name]
             self._messages[signal.name] = received.messages
-            missing = math.isnan(age_s)
-            stale = not missing and not abs(age_s) <= signal.max_age
-            message = ('nothing came yet' if missing else
-                       f'{age_s:.3f} s old, at most {signal.max_age} s allowed' if stale else
-                       f'{new / seconds:.1f} Hz')
             statuses.append(Status(
-                ERROR if missing or stale else OK, f'signal {signal.name}', message, {
+                ERROR if reason else OK, f'signal {signal.name}',
+                reason or f'{new / seconds:.1f} Hz', {
                     'topic': signal.topic, 'rate': f'{new / seconds:.2f}',
                     'age': f'{age_s:.4f}', 'messages': received.messages,
                     'unusable': received.unusable,
@@ -101,7 +96,8 @@ class Health:
                    'pauses of the executor': runner.counts['pauses']}
         if len(runner.intervals) < _LEAST_INTERVALS:
             return Status(OK, 'timing', 'too few ticks to tell', values)
-        rate = 1.0 / runner.intervals.mean()
+        # A simulation whose clock stands still gives none.
+        rate = 1.0 / max(runner.intervals.mean(), 1e-9)
         share = rate / runner.policy.spec.rate
         values |= {'real rate': f'{rate:.3f}', 'share of the trained rate': f'{share:.3f}'}
         if RATE_SHARE[0] <= share <= RATE_SHARE[1]:

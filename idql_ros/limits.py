@@ -50,8 +50,10 @@ class Limits:
     def position(self, asked: np.ndarray) -> tuple[np.ndarray, list[Limited]]:
         """Return `clip` of a finite action (A,), and the limits that bit."""
         sent = self.clip(asked)
-        with np.errstate(over='ignore'):  # rounding to float32 is no limit that bites
-            bit = np.flatnonzero(sent != asked.astype(np.float32))
+        # Rounding to float32, and a limit that it cannot hold exactly, is no limit that bites.
+        with np.errstate(over='ignore'):
+            bit = np.flatnonzero(
+                np.abs(sent - asked.astype(np.float32)) > np.spacing(np.abs(sent)))
         return sent, [Limited(int(i), 'position', float(asked[i]), float(sent[i])) for i in bit]
 
     def jumps(self, asked: np.ndarray, reference: np.ndarray) -> list[str]:
@@ -67,9 +69,9 @@ class Limits:
             jump = abs(float(asked[i]) - float(reference[i]))
             if jump > dimension.max_jump:
                 texts.append(
-                    f'dimension {i}: the policy asks for {float(asked[i]):.6g} {dimension.unit}, '
-                    f'a jump of {jump:.6g} from {float(reference[i]):.6g}, at most '
-                    f'{dimension.max_jump} allowed')
+                    f'dimension {i}: {float(asked[i]):.6g} {dimension.unit} would be a jump of '
+                    f'{jump:.6g} from {float(reference[i]):.6g}, at most {dimension.max_jump} '
+                    'allowed')
         return texts
 
     def step(self, i: int, target: float, at: float, speed: float, dt_s: float,

@@ -228,9 +228,13 @@ class Observer:
         observation = self.peek(now_ns)
         if observation is not None:
             return observation.copy(), []
-        reasons = [reason for newest in self._newest if (reason := _reason(newest, now_ns))]
+        reasons = [reason for reason in self.reasons(now_ns) if reason]
         return None, reasons or [
             f'history: {len(self._past) + 1} of {self._frames} frames since the last gap']
+
+    def reasons(self, now_ns: int) -> list[str]:
+        """Return why each signal's newest sample is no observation at a time; '' where it is."""
+        return [_reason(newest, now_ns) for newest in self._newest]
 
     def peek(self, now_ns: int) -> np.ndarray | None:
         """Return the observation (O,) at a time, or None; it changes with the next message."""

@@ -26,6 +26,9 @@ FORMAT_VERSION = 1
 METADATA_KEY = 'idql_ros'
 MAX_FILE_BYTES = 512 * 2**20
 MAX_CANDIDATES = 65536
+MAX_PROVENANCE = 2**16  # characters as JSON; training.export writes about 4000
+MAX_PROVENANCE_DEPTH = 32
+PROVENANCE_SHOWN = 1000
 MAX_SOFTMAX_TEMPERATURE = 1e6
 MAX_SAMPLING_TEMPERATURE = 2.0
 
@@ -242,6 +245,15 @@ def check_extraction(extraction: str, temperature: float, sampling_temperature: 
             raise PolicyError(f'{name}: expected a number from 0 to {most:g}, found {value}')
 
 
+def _deeper_than(value: Any, levels: int) -> bool:
+    """Return whether JSON data holds containers within each other on more levels."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [inner for outer in layer if isinstance(outer, (dict, list))
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    return bool(layer)
+
+
 def _refuse_constant(text: str) -> None:
     raise ValueError(f'{text}, which is no JSON')
 
@@ -256,10 +268,9 @@ class Policy:
         provider: what runs it.
         notes: what was chosen to run it, and why nothing faster was.
         provenance: where the policy comes from, as its training wrote it.
+        provenance_text: its beginning as JSON, PROVENANCE_SHOWN characters at most.
         critic_loss: the loss that fitted V to Q; decides the weights of implicit extraction.
         critic_parameter: its tau or alpha.
-        value_ranges: name of a value in VALUE_NAMES -> its range in the training data; empty where
-            the file has no statistics.
     """
 
     def __init__(self, path: str | pathlib.Path, threads: int = 1, *,
@@ -291,13 +302,10 @@ class Policy:
         self.notes: list[str] = self._session.notes
         metadata = self._read_metadata()
         self.spec = self._read_spec(metadata)
-        self.provenance: dict[str, Any] = metadata.get('provenance', {})
-        if not isinstance(self.provenance, dict):
-            raise PolicyError(f'{path}: provenance: expected a mapping, found a '
-                              f'{type(self.provenance).__name__}')
+        self.provenance, self.provenance_text = self._read_provenance(metadata)
         self._steps, self.candidates = self._check_sizes(metadata)
         self.critic_loss, self.critic_parameter = self._check_critic(metadata['model'])
-        self._familiarity, self.value_ranges = self._read_statistics(metadata)
+        self._familiarity, self._usual = self._read_statistics(metadata)
         self._noise = np.empty(0, np.float32)
 
     def _read_metadata(self) -> dict[str, Any]:
@@ -323,6 +331,21 @@ class Policy:
             return specs.parse(metadata.get('spec'), f'{self.path}: spec')
         except specs.SpecError as error:
             raise PolicyError(str(error)) from error
+
+    def _read_provenance(self, metadata: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        provenance = metadata.get('provenance', {})
+        if not isinstance(provenance, dict):
+            raise PolicyError(f'{self.path}: provenance: expected a mapping, found a '
+                              f'{type(provenance).__name__}')
+        # The node shows it and evaluation compares it: neither bounds what it walks through.
+        deep = _deeper_than(provenance, MAX_PROVENANCE_DEPTH)
+        text = '' if deep else json.dumps(provenance)
+        if deep or len(text) > MAX_PROVENANCE:
+            found = 'more levels' if deep else f'{len(text)} characters'
+            raise PolicyError(
+                f'{self.path}: provenance: expected at most {MAX_PROVENANCE_DEPTH} levels and '
+                f'{MAX_PROVENANCE} characters as JSON, found {found}')
+        return provenance, text[:PROVENANCE_SHOWN]
 
     def _check_sizes(self, metadata: dict[str, Any]) -> tuple[int, int]:
         model = metadata.get('model')
@@ -370,13 +393,32 @@ class Policy:
 
     def _read_statistics(
             self, metadata: dict[str, Any],
-    ) -> tuple[familiarity.Familiarity | None, familiarity.Ranges]:
+    ) -> tuple[familiarity.Familiarity | None, familiarity.UsualValues | None]:
         if 'statistics' not in metadata:
-            return None, {}
+            return None, None
         try:
             return familiarity.read(metadata['statistics'], self.spec.observation_size)
         except familiarity.StatisticsError as error:
             raise PolicyError(f'{self.path}: {error}') from error
+
+    def value_ranges_for(
+            self, candidates: int, extraction: str = 'greedy',
+            sampling_temperature: float = 1.0) -> familiarity.Ranges:
+        """Return name of a value -> its range in the training data, for decisions made so.
+
+        Empty where the file has no statistics; the observation's distance alone where something
+        else than the best of the actor's own samples is chosen, of which nothing is known.
+
+        Args:
+            candidates: N.
+            extraction: as in `decide_batch`.
+            sampling_temperature: likewise.
+        """
+        if self._usual is None:
+            return {}
+        if extraction != 'greedy' or sampling_temperature != 1:
+            return {'distance': self._usual.distance}
+        return self._usual.ranges(candidates)
 
     def decide(self, observation: np.ndarray, tick_ns: int, seed: int,
                candidates: int, *, extraction: Extraction = 'greedy', temperature: float = 1.0,

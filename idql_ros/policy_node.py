@@ -28,6 +28,7 @@ from idql_ros.health import Health, OK
 from idql_ros.parameters import Parameter as Declared
 from idql_ros.parameters import PARAMETERS, START, UNCONFIGURED
 from idql_ros.policy import default_path, Policy, PolicyError
+from idql_ros.relay import relayed
 from idql_ros.runner import Made, Runner, Settings, without_numbers
 from idql_ros.topics import LATCHED, qos_profile, Topics
 from idql_ros.value_guard import VALUE_NAMES
@@ -54,7 +55,6 @@ from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
 _DIAGNOSTICS_PERIOD_S = 1.0
-_WATCH_PERIOD_S = 0.05
 _LAST_WORD_S = 0.5
 _LOG_PERIOD_S = 5.0
 
@@ -107,7 +107,11 @@ class _Clocks:
 def _watch_executor(runner: Runner, period_s: float, ended: threading.Event) -> None:
     """Go on with the ladder where the executor stands still."""
     while not ended.wait(period_s):
-        runner.stalled()
+        try:
+            runner.stalled()
+        except Exception as error:  # it has to go on, whatever the node is doing meanwhile
+            rclpy.logging.get_logger('policy_node').error(
+                f'watchdog: {type(error).__name__}: {error}', throttle_duration_sec=_LOG_PERIOD_S)
 
 
 class PolicyNode(LifecycleNode):
@@ -263,7 +267,7 @@ class PolicyNode(LifecycleNode):
             return self._answer(response, refused, '')
         self._loading = True
         begun_s, runner = time.monotonic(), self._runner
-        runner.longest_gap_s = 0.0
+        runner.longest_stall_s = 0.0
         path = self._value('model') or default_path()
         future = self._loader.submit(self._open, path)
         future.add_done_callback(lambda _: self._loaded.trigger())
@@ -283,7 +287,7 @@ class PolicyNode(LifecycleNode):
         return self._answer(
             response, refused and f'{refused}; the policy stays as it was',
             f'policy {path} taken after {time.monotonic() - begun_s:.2f} s, in which the executor '
-            f'rested for {1e3 * runner.longest_gap_s:.0f} ms at most')
+            f'came late by {1e3 * runner.longest_stall_s:.0f} ms at most')
 
     def _why_not_swapped(self, runner: Runner, policy: Policy) -> str:
         if self._runner is not runner:
@@ -426,9 +430,9 @@ class PolicyNode(LifecycleNode):
                 event_callbacks=self._topics.events_of(stream)))
         if self._value('deadman_timeout'):
             self._subscribed.append(self.create_subscription(
-                Bool, 'deadman', lambda message: runner.set_deadman(message.data),
+                Bool, 'deadman', functools.partial(self._receive_deadman, Delay()),
                 QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)))
-        watch_s = min(_WATCH_PERIOD_S, max(0.005, 0.25e-9 * runner.shortest_age_ns))
+        watch_s = runner.watch_period_s
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         for period_s, callback, clock in (
                 (1.0 / spec.rate, runner.tick, self.get_clock()),
@@ -476,9 +480,10 @@ class PolicyNode(LifecycleNode):
 
     def _receive(self, topic: str, delay: Delay, message: Any, info: dict[str, Any]) -> None:
         self._topics.qos_problems.pop(topic, None)
-        sent_ns = info.get('source_timestamp', 0)
-        self._runner.receive(
-            topic, message, delay.of(sent_ns, time.time_ns()) if sent_ns else 0)
+        self._runner.receive(topic, message, _delay_ns(delay, info))
+
+    def _receive_deadman(self, delay: Delay, message: Any, info: dict[str, Any]) -> None:
+        self._runner.set_deadman(message.data, _delay_ns(delay, info))
 
     def _infer(self, call: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future:
         future = self._worker.submit(call, *arguments)
@@ -525,9 +530,17 @@ class PolicyNode(LifecycleNode):
     def stop_and_end(self) -> None:
         """Send the stop where the node is active; for the process' end."""
         if self._running:
-            self._deactivate()
-            # What was just published leaves with the process unless it is waited for.
-            self._topics.wait_until_heard(_LAST_WORD_S)
+            try:
+                self._deactivate()
+            finally:
+                # What was just published leaves with the process unless it is waited for.
+                self._topics.wait_until_heard(_LAST_WORD_S)
+
+
+def _delay_ns(delay: Delay, info: dict[str, Any]) -> int:
+    """Return how much longer than others a message was under way, where the middleware tells."""
+    sent_ns = info.get('source_timestamp', 0)
+    return delay.of(sent_ns, time.time_ns()) if sent_ns else 0
 
 
 def _descriptor(declared: Declared) -> ParameterDescriptor:
@@ -592,15 +605,16 @@ def main() -> None:
     signal.set_wakeup_fd(signal_writer.fileno(), warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    try:
-        rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-        failed = _run(signal_reader)
-    # The second one: the middleware refuses, for example for want of a key.
-    except (ParameterException, rclpy_implementation.RCLError) as error:
-        rclpy.logging.get_logger('policy_node').fatal(' '.join(str(error).split()))
-        failed = True
-    finally:
-        rclpy.try_shutdown()
+    with relayed(1, 2):
+        try:
+            rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+            failed = _run(signal_reader)
+        # The second one: the middleware refuses, for example for want of a key.
+        except (ParameterException, rclpy_implementation.RCLError) as error:
+            rclpy.logging.get_logger('policy_node').fatal(' '.join(str(error).split()))
+            failed = True
+        finally:
+            rclpy.try_shutdown()
     sys.exit(1 if failed else 0)
 
 

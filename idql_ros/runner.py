@@ -15,12 +15,12 @@ import threading
 import time
 from typing import Any, Protocol
 
-from idql_ros.budget import Budget
+from idql_ros.budget import Budget, rungs
 from idql_ros.guard import Guard, Output
 from idql_ros.latency import STAGES, Window
 from idql_ros.message import MessageError, NS
 from idql_ros.observer import Observer
-from idql_ros.policy import Decision, Extraction, Policy
+from idql_ros.policy import Decision, Extraction, Policy, PolicyError
 from idql_ros.value_guard import ValueGuard
 import numpy as np
 
@@ -31,7 +31,11 @@ _DRAIN_NS = 40_000_000
 _PAUSE_NS = 100_000_000
 # After a pause of the process messages that waited meanwhile come within this time.
 _QUEUE_NS = 10**9
+_WATCH_PERIOD_S = 0.05
 _LOG_PERIOD_S = 5.0
+
+# Value -> its lowest and highest that are usual.
+Ranges = dict[str, tuple[float, float]]
 
 
 class Clocks(Protocol):
@@ -107,13 +111,14 @@ class _Job:
     """An inference under way."""
 
     tick_ns: int
-    # When the tick began, by both clocks.
+    # When the tick began, by what durations count by, and by the steady clock.
     taken_ns: int
     taken_steady_ns: int
     # Its observation is too old from then on.
     fresh_until_ns: int
     observation: np.ndarray
     candidates: int
+    ranges: Ranges
     policy: Policy
     future: concurrent.futures.Future[tuple[Decision, float]]
     # It became too old, and the ladder began.
@@ -122,7 +127,8 @@ class _Job:
 
 def without_numbers(reasons: Sequence[str]) -> tuple[str, ...]:
     """Return reasons without what changes from one tick to the next."""
-    return tuple(re.sub(r'[-+.\d]+(e[-+]?\d+)?|nan|inf', '', reason) for reason in reasons)
+    return tuple(re.sub(r'[-+]?\d+(\.\d+(e[-+]?\d+)?|e[-+]?\d+)|\bnan\b|\binf\b', '', reason)
+                 for reason in reasons)
 
 
 class Runner:
@@ -137,8 +143,8 @@ class Runner:
         counts: of ticks and their ends.
         received: signal -> what came of it.
         latencies: stage -> its last durations in s.
-        intervals: between the last actions, s of the node's clock.
-        longest_gap_s: for which nothing came, not even the clock of `watch`; may be set to 0.
+        intervals: between the last actions, s.
+        longest_stall_s: by which `watch` was called too late; may be set to 0.
     """
 
     def __init__(
@@ -169,8 +175,11 @@ class Runner:
         self._clocks = clocks
         self._submit, self._send_output = submit, send
         self._unheard, self._log = unheard, log
+        # N -> the ranges of a decision's values.
+        self._ranges = self._ranges_of(policy, settings.candidates)
+        self._value_guard = ValueGuard(settings.value_guard, settings.value_guard_ticks)
         self._guard = Guard(policy.spec, latch_stop=settings.latch_stop,
-                            value_guard=self._value_guard())
+                            value_guard=self._value_guard)
         self._period_ns = int(NS / policy.spec.rate)
         # For the guard and what leaves it, which the watchdog's thread may also do.
         self._lock = threading.Lock()
@@ -178,18 +187,33 @@ class Runner:
         for source, engaged in estops.items():
             self._guard.set_estop(source, True)
             self._guard.set_estop(source, engaged)
-        self._deadman_ns: int | None = None
         self._started = False
         self._begin_anew()
 
-    def _value_guard(self) -> ValueGuard:
-        ranges = dict(self.policy.value_ranges)
+    def _ranges_of(self, policy: Policy, candidates: int) -> dict[int, Ranges]:
+        """Return N -> the ranges of a decision's values, for every N that may come up.
+
+        Raises:
+            PolicyError: a range that the settings and the policy file make together is empty.
+        """
+        return {n: self._ranges_with(policy, n) for n in rungs(
+            candidates, self.settings.deadline_s)}
+
+    def _ranges_with(self, policy: Policy, candidates: int) -> Ranges:
+        ranges = policy.value_ranges_for(
+            candidates, self.settings.extraction, self.settings.sampling_temperature)
         for name, given in self.settings.value_ranges.items():
-            known = ranges.get(name, (-math.inf, math.inf))
-            ranges[name] = tuple(
-                one if math.isnan(other) else other
-                for one, other in zip(known, given, strict=True))
-        return ValueGuard(ranges, self.settings.value_guard, self.settings.value_guard_ticks)
+            if all(map(math.isnan, given)):
+                continue
+            lowest, highest = (
+                known if math.isnan(other) else other for known, other in zip(
+                    ranges.get(name, (-math.inf, math.inf)), given, strict=True))
+            if lowest > highest:
+                raise PolicyError(
+                    f'value_range_{name}: expected a lowest value below the highest, found '
+                    f'{lowest:.6g} to {highest:.6g}, one of which {policy.path} says')
+            ranges[name] = lowest, highest
+        return ranges
 
     def _begin_anew(self) -> None:
         spec = self.policy.spec
@@ -197,7 +221,8 @@ class Runner:
         self._guard.reset()
         self.output: Output | None = None
         self.counts = dict.fromkeys(
-            ('ticks', 'decided', 'sent', 'refused', 'missed', 'dropped', 'stops', 'pauses'), 0)
+            ('ticks', 'decided', 'sent', 'refused', 'missed', 'dropped', 'failed', 'stops',
+             'pauses'), 0)
         self.received = {signal.name: Received() for signal in spec.observations}
         self._signals_of = {
             s.topic: [x.name for x in spec.observations if x.topic == s.topic]
@@ -206,23 +231,32 @@ class Runner:
             signal.topic for signal in spec.observations if not signal.latched}
         self.latencies = {stage: Window() for stage in STAGES}
         self.intervals = Window(100)
-        self.longest_gap_s = 0.0
+        self.longest_stall_s = 0.0
         self._job: _Job | None = None
         self._taken_ns: int | None = None
         self._acted_ns: int | None = None
         # Of the last decision that was in time; and whether one since then was not.
         self._decided_ns: int | None = None
+        self._acted_once = False
         self._late = False
         now_ns, steady_ns = self._clocks.now_ns(), self._clocks.steady_ns()
-        self._emitted_ns = self._guarded_ns = now_ns
-        self._emitted_steady_ns = self._logged_ns = self._beat_ns = steady_ns
+        self._emitted_ns = now_ns
+        self._guarded_ns = self._time_ns()
+        self._emitted_steady_ns = self._beat_ns = steady_ns
+        # What was last logged of the ladder, and when.
+        self._logged: tuple[str, tuple[str, ...]] = ('', ())
+        self._logged_ns = steady_ns - NS
         self._clock_ns, self._clock_went_ns = now_ns, steady_ns
+        self._watched_ns: int | None = None
         self._drained_ns = steady_ns
         # How long the last pause was, and when it ended; before the first one: never.
         self._paused_ns, self._paused_until_ns = 0, -_QUEUE_NS
         self._blind_since_ns: int | None = None
-        self._grace_until_ns = now_ns + self.shortest_age_ns
+        self._grace_until_ns = self._time_ns() + self.shortest_age_ns
         self._sampled_since_jump = True
+        self._deadman_ns: int | None = None
+        # How much of the hold time was over before the ladder began: nobody was there to hold.
+        self._hold_lost_s = 0.0
 
     @property
     def shortest_age_ns(self) -> int:
@@ -230,9 +264,9 @@ class Runner:
         return int(min(s.max_age for s in self.policy.spec.observations) * NS)
 
     @property
-    def period_ns(self) -> int:
-        """Return the period of the ticks."""
-        return self._period_ns
+    def watch_period_s(self) -> float:
+        """Return how often `watch` is to be called: several times an age."""
+        return min(_WATCH_PERIOD_S, max(0.005, 0.25e-9 * self.shortest_age_ns))
 
     @property
     def waiting(self) -> bool:
@@ -249,6 +283,13 @@ class Runner:
         self._begin_anew()
         self._started = True
 
+    def _time_ns(self) -> int:
+        """Return what durations count by: nobody sets it back, but a simulation that begins anew.
+
+        Stamps, and the ages that follow from them, count by the node's clock.
+        """
+        return self._clocks.now_ns() if self._clocks.simulated else self._clocks.steady_ns()
+
     # What comes in.
 
     def receive(self, topic: str, message: Any, delay_ns: int = 0) -> None:
@@ -260,7 +301,8 @@ class Runner:
             delay_ns: how much longer than others it was under way, see `delay.Delay`.
         """
         self._beat()
-        if self._waited(topic, delay_ns):
+        if (topic in self._ageing and not self._clocks.simulated
+                and self._waited_ns(delay_ns) > self.shortest_age_ns):
             return
         read = self.observer.add(topic, message, self._clocks.now_ns())
         for name, values in zip(self._signals_of[topic], read, strict=True):
@@ -271,24 +313,23 @@ class Runner:
         self._sampled_since_jump = True
         self._take_arrival()
 
-    def _waited(self, topic: str, delay_ns: int) -> bool:
-        """Return whether a message lay in a queue for longer than a sample may be old."""
-        # Only after this process stood still. At other times a delay is no more than a guess:
-        # publishers of one topic may have clocks of their own.
-        return (
-            not self._clocks.simulated and topic in self._ageing
-            and self._beat_ns < self._paused_until_ns + _QUEUE_NS
-            and min(delay_ns, self._paused_ns) > self.shortest_age_ns)
+    def _waited_ns(self, delay_ns: int) -> int:
+        """Return for how long a message lay in a queue while this process stood still."""
+        # At other times a delay is no more than a guess: publishers of one topic may have clocks
+        # of their own.
+        after_pause = self._beat_ns < self._paused_until_ns + _QUEUE_NS
+        return min(delay_ns, self._paused_ns) if after_pause else 0
 
     def jumped(self, delta_ns: int) -> None:
         """Take a leap of the node's clock."""
         self._beat()
-        if delta_ns < 0:
-            self.observer.reset()  # what another run observed is nothing to act on
+        if delta_ns < 0:  # what another run observed, and decided, is nothing to act on
+            self.observer.reset()
+            self._job = None
         # A leap makes samples look old that were new a moment ago. One grace for each leap that
         # follows on samples: a clock that only leaps earns no more.
         if self._sampled_since_jump:
-            self._grace_until_ns = self._clocks.now_ns() + self.shortest_age_ns
+            self._grace_until_ns = self._time_ns() + self.shortest_age_ns
             self._sampled_since_jump = False
 
     def tick(self) -> None:
@@ -300,8 +341,12 @@ class Runner:
             self._check()
 
     def watch(self) -> None:
-        """See what stands still or hangs; called by the steady clock, often."""
+        """See what stands still or hangs; called by the steady clock, once a `watch_period_s`."""
         self._beat()
+        if self._watched_ns is not None:
+            late_s = (self._beat_ns - self._watched_ns) / NS - self.watch_period_s
+            self.longest_stall_s = max(self.longest_stall_s, late_s)
+        self._watched_ns = self._beat_ns
         now_ns = self._clocks.now_ns()
         if now_ns != self._clock_ns:
             self._clock_ns, self._clock_went_ns = now_ns, self._clocks.steady_ns()
@@ -311,10 +356,12 @@ class Runner:
 
     def _beat(self) -> None:
         steady_ns = self._clocks.steady_ns()
-        self.longest_gap_s = max(self.longest_gap_s, (steady_ns - self._beat_ns) / NS)
         if steady_ns - self._beat_ns > _PAUSE_NS:
             self.counts['pauses'] += 1
-            self._paused_ns, self._paused_until_ns = steady_ns - self._beat_ns, steady_ns
+            # Of pauses that follow each other closely messages may have waited through all.
+            again = self._beat_ns < self._paused_until_ns + _QUEUE_NS
+            self._paused_ns = (self._paused_ns if again else 0) + steady_ns - self._beat_ns
+            self._paused_until_ns = steady_ns
             self._drained_ns = steady_ns + _DRAIN_NS
         self._beat_ns = steady_ns
 
@@ -331,10 +378,12 @@ class Runner:
         if engaged:
             self.interrupt(self.blocked)
 
-    def set_deadman(self, held: bool) -> None:
-        """Take what the dead man's switch says."""
+    def set_deadman(self, held: bool, delay_ns: int = 0) -> None:
+        """Take what the dead man's switch says, and how long the word was under way."""
+        self._beat()
         was_held = self._deadman_ns is not None
-        self._deadman_ns = self._clocks.steady_ns() if held else None
+        self._deadman_ns = (
+            self._clocks.steady_ns() - self._waited_ns(delay_ns) if held else None)
         if was_held and not held:
             self.interrupt(self.blocked)
 
@@ -353,23 +402,30 @@ class Runner:
         return refused
 
     def reset(self) -> None:
-        """Forget what was observed and sent, and begin with the start-up blend."""
+        """Forget what was observed, and begin with the start-up blend.
+
+        Standing, what was sent is forgotten too. In motion it is not: the next command follows on
+        it within the limits.
+        """
         self._job = None
         self.observer.reset()
         with self._lock:
-            self._guard.reset()
+            if self._guard.resting:
+                self._guard.reset()
+            else:
+                self._guard.rearm()
 
     def forget_sent(self) -> None:
         """Forget what was sent: it was only previewed and is nothing to hold."""
+        self._job = None
         with self._lock:
             self._guard.reset()
 
     def swap(self, policy: Policy, candidates: int) -> None:
         """Go on with another policy of an equal spec; a decision under way still counts."""
+        self._ranges = self._ranges_of(policy, candidates)
         self.policy = policy
         self.budget = Budget(candidates, self.settings.deadline_s)
-        with self._lock:
-            self._guard.value_guard = self._value_guard()
 
     def interrupt(self, reasons: Sequence[str], urgent: bool = True) -> None:
         """Go to the stop, at once where it is urgent; a decision under way is not sent."""
@@ -407,6 +463,8 @@ class Runner:
         """Begin the tick that the last message completed (for specs that tick on arrival)."""
         if self.policy.spec.tick != 'arrival' or self._nobody_listens():
             return
+        if self._clocks.simulated and self._clocks.now_ns() == 0:
+            return  # ages cannot be told before /clock begins
         tick_ns = self.observer.take_tick(self._clocks.now_ns())
         if tick_ns is not None:
             self._begin(tick_ns)
@@ -414,11 +472,14 @@ class Runner:
     def _nobody_listens(self) -> bool:
         # A tick stays due until its command can reach somebody: a receiver that was just started
         # is matched a moment later, and its first command is not lost. Watched by a steady timer.
+        # A robot that moves is not left alone because one of its receivers is gone.
         unheard = self._unheard()
-        if unheard:
-            self._log('warning', f'nobody listens on {", ".join(unheard)}: no tick is taken',
-                      _LOG_PERIOD_S)
-        return bool(unheard)
+        if not unheard or (
+                self._acted_once and len(unheard) < len(self.policy.spec.actions)):
+            return False
+        self._log('warning', f'nobody listens on {", ".join(unheard)}: no tick is taken',
+                  _LOG_PERIOD_S)
+        return True
 
     def _begin(self, tick_ns: int) -> None:
         # Ages count on the node's clock. In simulation /clock may come after the stamps it belongs
@@ -426,22 +487,24 @@ class Runner:
         begun_ns = self._clocks.steady_ns()
         now_ns = self._clocks.now_ns()
         aged_ns = max(now_ns, tick_ns) if self._clocks.simulated else now_ns
+        # A stamp in the future is not for a stop; in simulation /clock follows.
+        stamp_ns = tick_ns if self._clocks.simulated else min(tick_ns, now_ns)
         observation, reasons = self.observer.observe_tick(tick_ns, aged_ns)
         self.counts['ticks'] += 1
+        if observation is not None:
+            with self._lock:
+                self._guard.measure(observation)
         if self._job is not None:
             self.counts['missed'] += 1
             self._log('warning', 'missed a tick: the inference of an earlier one is still running',
                       _LOG_PERIOD_S)
             return
-        self._taken_ns = now_ns
-        if observation is not None:
-            with self._lock:
-                self._guard.measure(observation)
+        self._taken_ns = self._time_ns()
         if self.blocked:
-            self._refuse(tick_ns, self.blocked, 0.0, self._urgent)
+            self._refuse(stamp_ns, self.blocked, 0.0, self._urgent)
             return
         if observation is None:
-            self._refuse(tick_ns, reasons, self.observer.hold_s(aged_ns))
+            self._refuse(stamp_ns, reasons, self.observer.hold_s(aged_ns))
             return
         self.latencies['age'].add(max(
             age for age, signal in zip(
@@ -449,8 +512,8 @@ class Runner:
             if not signal.latched))
         candidates = self.budget.candidates
         self._job = _Job(
-            tick_ns, now_ns, begun_ns, self.observer.fresh_until_ns, observation, candidates,
-            self.policy, self._submit(
+            tick_ns, self._taken_ns, begun_ns, self.observer.fresh_until_ns, observation,
+            candidates, self._ranges[candidates], self.policy, self._submit(
                 self._decide, self.policy, observation, tick_ns, candidates))
         self.latencies['assemble'].add((self._clocks.steady_ns() - begun_ns) / NS)
 
@@ -467,19 +530,29 @@ class Runner:
 
     def finish(self) -> None:
         """Send what was decided, where that is done and still in time."""
+        self._beat()
         job = self._job
         if job is None or not job.future.done():
             return
         if self._clocks.simulated and self._clocks.steady_ns() < self._drained_ns:
             return  # /clock may still wait in its queue, and tell that all this is long ago
-        decision, seconds = job.future.result()
         self._job = None
+        now_ns = self._clocks.now_ns()
+        if self.blocked:
+            self._refuse(now_ns, self.blocked, 0.0, self._urgent)
+            return
+        try:
+            decision, seconds = job.future.result()
+        except Exception as error:  # whatever a policy file makes of an observation
+            self.counts['failed'] += 1
+            self._refuse(now_ns, [f'the inference failed: {type(error).__name__}: {error}'],
+                         self.policy.spec.hold_time)
+            return
         self.latencies['infer'].add(seconds)
         changed = self.budget.add(job.candidates, seconds)
         if changed:
             self._log('warning', changed)
-        now_ns = self._clocks.now_ns()
-        took_ns = now_ns - job.taken_ns
+        took_ns = self._time_ns() - job.taken_ns
         if job.expired or now_ns > job.fresh_until_ns:
             self.counts['dropped'] += 1
             self._refuse(now_ns, [
@@ -499,10 +572,12 @@ class Runner:
     def _act(self, job: _Job, decision: Decision) -> None:
         with self._lock:
             begun_ns = self._clocks.steady_ns()
-            output = self._guard.act(job.tick_ns, decision.action, decision.values)
+            guard_ns = job.tick_ns if self._clocks.simulated else begun_ns
+            self._value_guard.ranges = job.ranges
+            output = self._guard.act(guard_ns, decision.action, decision.values)
             guarded_ns = self._clocks.steady_ns()
             try:
-                left = self._emit(output, job.tick_ns, job.tick_ns, Made(
+                left = self._emit(output, job.tick_ns, guard_ns, Made(
                     job.tick_ns, job.fresh_until_ns, job.observation, job.candidates, job.policy,
                     decision))
             except (MessageError, TooLate) as error:
@@ -510,14 +585,16 @@ class Runner:
                 if output.state == 'acting':
                     self._guard.take_back(error.sent if isinstance(error, TooLate) else 0)
                 now_ns = self._clocks.now_ns()
-                output = self._guard.refuse(now_ns, [str(error)], 0.0)
-                left = self._emit(output, now_ns, now_ns)
+                guard_ns = self._guard_time_ns(now_ns, 0)
+                output = self._guard.refuse(guard_ns, [str(error)], 0.0)
+                left = self._emit(output, now_ns, guard_ns)
         self.latencies['guard'].add((guarded_ns - begun_ns) / NS)
         self.latencies['publish'].add((self._clocks.steady_ns() - guarded_ns) / NS)
         if output.state != 'acting':
             self.counts['refused'] += 1
             return
         self.counts['sent'] += left
+        self._acted_once = True
         if self._acted_ns is not None:
             self.intervals.add((job.taken_ns - self._acted_ns) / NS)
         self._acted_ns = job.taken_ns
@@ -541,7 +618,7 @@ class Runner:
         # A tick that arrived was answered with the stop; the next may still arrive.
         answered = (
             self.policy.spec.tick == 'arrival' and self._taken_ns is not None
-            and 0 <= now_ns - self._taken_ns < 1.5 * self._period_ns
+            and 0 <= self._time_ns() - self._taken_ns < 1.5 * self._period_ns
             and steady_ns - self._clock_went_ns < self.settings.clock_timeout_s * NS)
         if not self._reasons or (not answered and elapsed_ns >= 0.9 * self._period_ns):
             self._refuse(now_ns, reasons, hold_s, self._urgent)
@@ -562,39 +639,39 @@ class Runner:
                         else self.shortest_age_ns)
             if now_ns <= self._job.fresh_until_ns and (
                     steady_ns - self._job.taken_steady_ns <= limit_ns):
-                return self._always_late(now_ns), hold_s
+                return self._always_late(), hold_s
             self._job.expired = True
             return ['the inference takes so long that its observation is too old'], hold_s
         if self._clocks.simulated:
-            if now_ns == 0:
+            if now_ns == 0 and not self._acted_once:
                 return [], hold_s  # the simulation has not begun
             still_s = (steady_ns - self._clock_went_ns) / NS
             if still_s > self.settings.clock_timeout_s:
-                return [f'simulated time stands still for {still_s:.0f} s of real time: does '
+                return [f'simulated time stands still for {still_s:.1f} s of real time: does '
                         '/clock still come?'], hold_s
-        if now_ns < self._grace_until_ns <= now_ns + self.shortest_age_ns:
+        if self._time_ns() < self._grace_until_ns <= self._time_ns() + self.shortest_age_ns:
             return [], hold_s
         observation, reasons = self.observer.observe(now_ns)
         if observation is None:
             return reasons, self.observer.hold_s(now_ns)
-        return self._overdue(now_ns), hold_s
+        return self._overdue(), hold_s
 
-    def _overdue(self, now_ns: int) -> list[str]:
+    def _overdue(self) -> list[str]:
         """Return why no tick came for so long, though every signal is fresh."""
-        since_ns = max(self._grace_until_ns, self._taken_ns or 0)
         # Told after silence it would have been told as such.
+        silent_ns = self._time_ns() - max(self._grace_until_ns, self._taken_ns or 0)
         if (self.policy.spec.tick == 'arrival' and not self._nobody_listens()
-                and now_ns - since_ns > self._overdue_ns):
-            return [f'no tick for {(now_ns - since_ns) / NS:.2f} s: expected every signal at '
+                and silent_ns > self._overdue_ns):
+            return [f'no tick for {silent_ns / NS:.2f} s: expected every signal at '
                     f'least once a period of {self._period_ns / NS:.3f} s']
-        return self._always_late(now_ns)
+        return self._always_late()
 
-    def _always_late(self, now_ns: int) -> list[str]:
+    def _always_late(self) -> list[str]:
         """Return why nothing was decided for so long, though ticks come."""
-        since_ns = max(self._grace_until_ns, self._decided_ns or 0)
-        if self._late and now_ns - since_ns > self._overdue_ns:
-            return [f'no decision in time for {(now_ns - since_ns) / NS:.2f} s: the inference '
-                    'takes longer than a period']
+        silent_ns = self._time_ns() - max(self._grace_until_ns, self._decided_ns or 0)
+        if self._late and silent_ns > self._overdue_ns:
+            return [f'no decision in time for {silent_ns / NS:.2f} s: the inference takes longer '
+                    'than a period']
         return []
 
     @property
@@ -608,13 +685,15 @@ class Runner:
         """
         steady_ns = self._clocks.steady_ns()
         stalled_ns = steady_ns - self._beat_ns
-        if stalled_ns > max(self.shortest_age_ns, _PAUSE_NS) and (
+        released = self._deadman_reasons()
+        limit_ns = _PAUSE_NS if released else max(self.shortest_age_ns, _PAUSE_NS)
+        if stalled_ns > limit_ns and (
                 not self._reasons
                 or steady_ns - self._emitted_steady_ns >= 0.9 * self._period_ns):
             self._refuse(
                 self._clocks.now_ns(),
-                [f'the executor has not run for {stalled_ns / NS:.2f} s'],
-                self.policy.spec.hold_time)
+                [*released, f'the executor has not run for {stalled_ns / NS:.2f} s'],
+                0.0 if released else self.policy.spec.hold_time, bool(released))
         return stalled_ns / NS
 
     # What goes out.
@@ -623,42 +702,54 @@ class Runner:
                 urgent: bool = False) -> None:
         """Send the next step of the ladder, and say why."""
         with self._lock:
+            # For the stops that hold what is measured: where the robot is, not where it was when
+            # the last tick began.
+            newest = self.observer.peek(self._clocks.now_ns())
+            if newest is not None:
+                self._guard.measure(newest)
             idle_ns = self._clocks.steady_ns() - self._emitted_steady_ns
-            # The last command is held from when it was sent, also where nobody could hold it.
-            if idle_ns / NS > hold_s + (self.shortest_age_ns + 2 * self._period_ns) / NS:
-                hold_s = 0.0
-            # A clock that stands still must not keep the ladder from its end.
-            guard_ns = max(stamp_ns, self._guarded_ns + min(idle_ns, self._period_ns))
-            if stamp_ns < self._emitted_ns - self._period_ns:
-                guard_ns = stamp_ns  # set back
+            if not self._reasons:
+                # The last command is held from when it was sent, also where nobody could hold it.
+                expected_ns = self.shortest_age_ns + 2 * self._period_ns
+                self._hold_lost_s = max(0, idle_ns - expected_ns) / NS
+            hold_s = max(0.0, hold_s - self._hold_lost_s)
+            guard_ns = self._guard_time_ns(stamp_ns, idle_ns)
             output = (self._guard.halt(guard_ns, reasons) if urgent
                       else self._guard.refuse(guard_ns, reasons, hold_s))
             self.counts['stops'] += 1
             self._acted_ns = None  # the rate of actions counts while it acts
             self._emit(output, stamp_ns, guard_ns)
 
+    def _guard_time_ns(self, stamp_ns: int, idle_ns: int) -> int:
+        """Return the time of a refusal for the guard: of a clock that goes on."""
+        if not self._clocks.simulated:
+            return self._clocks.steady_ns()
+        if stamp_ns < self._emitted_ns - self._period_ns:
+            return stamp_ns  # set back
+        return max(stamp_ns, self._guarded_ns + min(idle_ns, self._period_ns))
+
     def _emit(self, output: Output, stamp_ns: int, guard_ns: int,
               made: Made | None = None) -> bool:
-        self._tell(output)
-        self.output = output
+        before, self.output = self.output, output
         self._guarded_ns = guard_ns
         self._emitted_ns, self._emitted_steady_ns = (
             self._clocks.now_ns(), self._clocks.steady_ns())
-        return self._send_output(output, stamp_ns, made)
+        left = self._send_output(output, stamp_ns, made)
+        self._tell(output, before)  # what is sent does not wait for what is said
+        return left
 
-    def _tell(self, output: Output) -> None:
+    def _tell(self, output: Output, before: Output | None) -> None:
         """Log a change of the ladder: of the reason, not of a number in it; once a second."""
         steady_ns = self._clocks.steady_ns()
-        before = self.output
         if output.state == 'acting':
-            if self._reasons:
+            if before is not None and before.reasons:
+                self._logged = '', ()
                 self._log('info', 'a valid observation again: acting', _LOG_PERIOD_S)
-        elif before is None or (
-                (output.state, without_numbers(output.reasons))
-                != (before.state, without_numbers(before.reasons))
-                and steady_ns - self._logged_ns > NS):
-            self._logged_ns = steady_ns
-            self._log('warning', f'{output.state}: {"; ".join(output.reasons)}')
+        else:
+            told = output.state, without_numbers(output.reasons)
+            if told != self._logged and steady_ns - self._logged_ns >= NS:
+                self._logged, self._logged_ns = told, steady_ns
+                self._log('warning', f'{output.state}: {"; ".join(output.reasons)}')
         for topic, part in zip(
                 (c.topic for c in self.policy.spec.actions), output.parts, strict=True):
             if part is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-import math
 
 # Q of the chosen action; by how much it exceeds V; the spread of Q over the candidates; the
 # observation's distance from the training data.
@@ -12,19 +11,21 @@ VALUE_ACTIONS = ('report', 'hold', 'stop')
 
 
 class ValueGuard:
-    """Watches the values of decisions; pure, and counts decisions, not time."""
+    """Watches the values of decisions; pure, and counts decisions, not time.
 
-    def __init__(
-        self, ranges: Mapping[str, tuple[float, float]], action: str = 'report', ticks: int = 3,
-    ) -> None:
-        """Watch what has a range.
+    Attributes:
+        ranges: name (of VALUE_NAMES) -> lowest and highest value that is usual. Those of the
+            decision that is checked next: they depend on its N.
+    """
+
+    def __init__(self, action: str = 'report', ticks: int = 3) -> None:
+        """Watch nothing yet.
 
         Args:
-            ranges: name (of VALUE_NAMES) -> lowest and highest value that is usual.
             action: what is done about values outside, of VALUE_ACTIONS.
             ticks: it is done when so many decisions in a row have some value outside.
         """
-        self._ranges = ranges
+        self.ranges: Mapping[str, tuple[float, float]] = {}
         self.action = action
         self._ticks = ticks
         self.reset()
@@ -37,13 +38,12 @@ class ValueGuard:
         """Return a text for each value outside its range, and whether it must be acted upon now.
 
         Args:
-            values: name -> value of one decision. NaN, what the policy file has no statistics
-                for, is not checked.
+            values: name -> value of one decision. NaN is outside.
         """
         texts = []
-        for name, (lowest, highest) in self._ranges.items():
+        for name, (lowest, highest) in self.ranges.items():
             value = values[name]
-            if not math.isnan(value) and not lowest <= value <= highest:
+            if not lowest <= value <= highest:
                 texts.append(f'{name} {value:.4g} is outside {lowest:.4g} to {highest:.4g}, what '
                              'it was in training')
         self._outside = self._outside + 1 if texts else 0

@@ -79,7 +79,7 @@ class Process:
         self._log = log
         path = os.pathsep.join(map(str, filter(None, (
             SOURCE, SOURCE / 'test', os.environ.get('PYTHONPATH')))))
-        with log.open('w') as file:
+        with log.open('w') if isinstance(log, Path) else os.fdopen(os.dup(log.fileno())) as file:
             self.child = subprocess.Popen(
                 arguments, cwd=SOURCE, stdout=file, stderr=subprocess.STDOUT,
                 env=os.environ | {'IDQL_ROS_FAULT': fault, 'PYTHONPATH': path})

@@ -163,15 +163,17 @@ def test_statistics_and_the_ranges_of_the_files_own_answers_are_in_the_file(tmp_
     model = onnx.load(tmp_path / 'p.onnx')
     content, = (json.loads(p.value) for p in model.metadata_props if p.key == 'idql_ros')
     found = content['statistics']
-    assert found.keys() == {'prototypes', 'scale', 'ranges'}
+    assert found.keys() == {'prototypes', 'scale', 'distance', 'ranges'}
+    assert found['ranges'].keys() == {'1', '5'}  # of the ladder none is below 5
     for name, kind in (('prototypes', np.float32), ('scale', np.float64)):
         assert np.array_equal(np.array(found[name]), of_data[name].numpy().astype(np.float64))
         assert of_data[name].numpy().dtype == kind
     policy = Policy(tmp_path / 'p.onnx')
-    assert policy.value_ranges == report.ranges
+    usual = policy.value_ranges_for(policy.candidates)
+    assert usual == report.usual.of_candidates[5] | {'distance': report.usual.distance}
     observations = of_data['calibration'].numpy()
     decisions = policy.decide_batch(observations, range(150), 0, policy.candidates)
-    for name, (low, high) in policy.value_ranges.items():
+    for name, (low, high) in usual.items():
         values = np.array([decision.values[name] for decision in decisions])
         assert values.min() <= low < high <= values.max() or name == 'distance'
         assert 0 < np.mean((values < low) | (values > high)) < 0.03
@@ -180,9 +182,9 @@ def test_statistics_and_the_ranges_of_the_files_own_answers_are_in_the_file(tmp_
 def test_file_with_statistics_gives_the_same_answers_as_one_without(tmp_path):
     export(learner(), ROBOT, {}, tmp_path / 'with.onnx', samples=4, statistics=statistics())
     report = export(learner(), ROBOT, {}, tmp_path / 'without.onnx', samples=4)
-    assert report.ranges == {} and '\n' not in str(report)
+    assert report.usual is None and '\n' not in str(report)
     told, silent = Policy(tmp_path / 'with.onnx'), Policy(tmp_path / 'without.onnx')
-    assert silent.value_ranges == {}
+    assert silent.value_ranges_for(5) == {}
     for tick_ns, observation in enumerate(np.eye(3, dtype=np.float32)):
         ours, theirs = (p.decide(observation, tick_ns, 0, 8) for p in (told, silent))
         assert np.array_equal(ours.candidates, theirs.candidates)
@@ -236,8 +238,10 @@ def test_command_line_exports_a_checkpoint_and_refuses_one_without_a_spec(tmp_pa
     main([str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'out' / 'p.onnx')])
     printed = capsys.readouterr().out
     assert 'worst difference' in printed
-    for name, (low, high) in Policy(tmp_path / 'out' / 'p.onnx').value_ranges.items():
-        assert re.search(rf'^  {name} +{low:.5g} +{high:.5g}$', printed, re.MULTILINE)
+    for n in (1, 5):
+        for name, (low, high) in Policy(tmp_path / 'out' / 'p.onnx').value_ranges_for(n).items():
+            of_n = '' if name == 'distance' else f'   N = {n}'
+            assert re.search(rf'^  {name} +{low:.5g} +{high:.5g}{of_n}$', printed, re.MULTILINE)
     arguments = [str(tmp_path / 'checkpoint.pt'), '--output', str(tmp_path / 'p.onnx')]
     with pytest.raises(SystemExit, match='error: .*expected one spec, found one in it and'):
         main([*arguments, '--spec', str(POINTMAZE)])

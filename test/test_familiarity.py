@@ -7,13 +7,13 @@ from idql_ros.familiarity import Familiarity, MAX_PROTOTYPES, read, StatisticsEr
 import numpy as np
 import pytest
 
-RANGES = {'q': [-2.0, -1], 'advantage': [-0.1, 0.1], 'spread': [0, 0], 'distance': [0.0, 0.5]}
+OF_N = {'q': [-2.0, -1], 'advantage': [-0.1, 0.1], 'spread': [0, 0]}
 
 
 def statistics(**changed):
     """Return statistics of two dimensions, with changes."""
     return {'prototypes': [[0.0, 1], [2, 3], [0.1, -7.0]], 'scale': [1.0, 0.3],
-            'ranges': RANGES} | changed
+            'distance': [0.0, 0.5], 'ranges': {'1': OF_N, '64': OF_N}} | changed
 
 
 @pytest.mark.parametrize('offset', [0.0, 5e6])
@@ -55,8 +55,10 @@ def test_a_tick_allocates_no_large_array():
 
 
 def test_statistics_are_read_to_the_last_digit():
-    familiarity, ranges = read(statistics(), 2)
-    assert ranges == {name: tuple(bounds) for name, bounds in RANGES.items()}
+    familiarity, usual = read(statistics(), 2)
+    assert usual.of_candidates == {n: {name: tuple(bounds) for name, bounds in OF_N.items()}
+                                   for n in (1, 64)}
+    assert usual.distance == (0.0, 0.5)
     assert familiarity.distance(np.float32([2, 3.3])) == pytest.approx(
         np.sqrt(np.square((np.float32(3.3) - 3) / 0.3) / 2), rel=1e-12)
 
@@ -77,13 +79,21 @@ def test_statistics_are_read_to_the_last_digit():
     ({'scale': [1, 0]}, r'statistics.scale: expected numbers from 1e-30 .* found 0.0'),
     ({'scale': [-1, 1]}, 'statistics.scale: expected numbers from 1e-30 .* found -1.0'),
     ({'scale': [1, float('nan')]}, 'statistics.scale: expected numbers from .* found nan'),
-    ({'ranges': None}, 'statistics.ranges: expected those of q, .* found a NoneType'),
-    ({'ranges': {'q': [0, 1]}}, 'statistics.ranges: expected those of q, .* found q'),
-    ({'ranges': RANGES | {'r': [0, 1]}}, 'statistics.ranges: .* found q, .* distance, r'),
-    ({'ranges': RANGES | {'q': [1, 0]}}, 'statistics.ranges.q: .* the smaller first, found'),
-    ({'ranges': RANGES | {'q': [0, float('nan')]}}, 'statistics.ranges.q: expected two finite'),
-    ({'ranges': RANGES | {'q': [0, 1, 2]}}, 'statistics.ranges.q: expected two finite'),
-    ({'ranges': RANGES | {'q': 'low'}}, 'statistics.ranges.q: expected lists of numbers'),
+    ({'distance': None}, 'statistics.distance: expected lists of numbers'),
+    ({'distance': [1, 0]}, 'statistics.distance: expected two finite .* the smaller first'),
+    ({'ranges': None}, 'statistics.ranges: expected those of each number .* found a NoneType'),
+    ({'ranges': {}}, 'statistics.ranges: expected those of each number .* found none'),
+    # As they once were, of one N.
+    ({'ranges': OF_N}, 'statistics.ranges: expected numbers of candidates, .* found q, adv'),
+    ({'ranges': {'08': OF_N}}, 'statistics.ranges: expected numbers of candidates, .* found 08'),
+    ({'ranges': {'0': OF_N}}, 'statistics.ranges: expected numbers of candidates, .* found 0'),
+    ({'ranges': {'8': [0, 1]}}, 'statistics.ranges.8: expected those of q, .* found a list'),
+    ({'ranges': {'8': {'q': [0, 1]}}}, 'statistics.ranges.8: expected those of q, .* found q'),
+    ({'ranges': {'8': OF_N | {'r': [0, 1]}}}, 'statistics.ranges.8: .* found q, .* spread, r'),
+    ({'ranges': {'8': OF_N | {'q': [1, 0]}}}, r'statistics.ranges.8.q: .* smaller first, found'),
+    ({'ranges': {'8': OF_N | {'q': [0, float('nan')]}}}, 'statistics.ranges.8.q: expected two'),
+    ({'ranges': {'8': OF_N | {'q': [0, 1, 2]}}}, 'statistics.ranges.8.q: expected two finite'),
+    ({'ranges': {'8': OF_N | {'q': 'low'}}}, 'statistics.ranges.8.q: expected lists of numbers'),
 ])
 def test_statistics_that_cannot_be_used_are_refused_by_name(changed, reason):
     with pytest.raises(StatisticsError) as refused:

@@ -458,12 +458,27 @@ def test_missed_tick_makes_no_larger_step_of_the_blend():
     assert sent(made.act(0.4, after_ns=50 * PERIOD)) == [pytest.approx(0.1)]
 
 
+def test_robot_that_moved_while_it_stood_is_no_jump_for_the_blend_that_follows():
+    made = Driven([('hold_measured', -1, 1, {'max_jump': 0.05})], blend_time=1.0)
+    made.measure(0.5)
+    made.act(0.5)
+    for _ in range(3):
+        made.refuse()
+    made.measure(0.42)  # it sagged
+    output = made.act(0.5)
+    assert output.state == 'acting' and sent(output) == [pytest.approx(0.42)]
+
+
+def test_limit_that_float32_cannot_hold_exactly_does_not_bite_on_itself():
+    assert Driven([('zero', -0.6, 1.1)]).act(1.1).limited == ()
+
+
 def test_jump_is_refused_and_the_frame_dropped():
     made = Driven([('hold_measured', -1, 1, {'max_jump': 0.25})], hold_time=0.15)
     made.measure(0.5)
     output = made.act(0.0)
     assert (output.state, output.refused) == ('stopped', 'jump')
-    for text in ('dimension 0', 'asks for 0 rad', 'a jump of 0.5 from 0.5', 'at most 0.25'):
+    for text in ('dimension 0', '0 rad would be a jump of 0.5 from 0.5', 'at most 0.25'):
         assert text in output.reasons[0]
     assert sent(made.act(0.75)) == [0.75]
     # From here on what was sent counts.
@@ -510,8 +525,9 @@ def test_time_that_is_told_twice_earns_one_step():
 
 def watched(action):
     """Return a guard that does `action` when the advantage is outside twice in a row."""
-    return Driven([('zero', -1, 1)], hold_time=0.15,
-                  value_guard=ValueGuard({'advantage': (-1.0, 1.0)}, action, 2))
+    values = ValueGuard(action, 2)
+    values.ranges = {'advantage': (-1.0, 1.0)}
+    return Driven([('zero', -1, 1)], hold_time=0.15, value_guard=values)
 
 
 def test_value_that_is_outside_is_reported_and_the_action_sent():

@@ -120,6 +120,5 @@ def test_jump_is_one_only_beyond_the_limit_and_where_the_reference_is_known():
     made = limits({'max_jump': 0.5}, {})
     assert made.jumps(np.array([0.5, 9.0]), np.array([0.0, 0.0])) == []
     text, = made.jumps(np.array([-0.75, 9.0]), np.array([0.0, 0.0]))
-    assert text == ('dimension 0: the policy asks for -0.75 m, a jump of 0.75 from 0, at most 0.5 '
-                    'allowed')
+    assert text == ('dimension 0: -0.75 m would be a jump of 0.75 from 0, at most 0.5 allowed')
     assert made.jumps(np.array([9.0, 9.0]), np.array([np.nan, 0.0])) == []

@@ -253,15 +253,21 @@ def test_graph_of_other_inputs_is_refused_when_opened_not_when_asked(tmp_path, k
 
 
 STATISTICS = {
-    'prototypes': [[2.0, 3.0], [5.0, 7.0]], 'scale': [0.5, 2.0],
-    'ranges': {'q': [-60.5, -0.1], 'advantage': [-1, 1], 'spread': [0, 1], 'distance': [0, 0.3]}}
+    'prototypes': [[2.0, 3.0], [5.0, 7.0]], 'scale': [0.5, 2.0], 'distance': [0, 0.3],
+    'ranges': {'1': {'q': [-60.5, -0.1], 'advantage': [-1, 1], 'spread': [0, 0]},
+               '8': {'q': [-50, 0.5], 'advantage': [-0.5, 2], 'spread': [0.25, 1]}}}
 
 
 def test_distance_and_ranges_are_those_of_the_files_statistics(tmp_path, policy):
     path = changed(tmp_path / 'told.onnx', lambda m: m.update(statistics=STATISTICS))
     told = Policy(path)
-    assert told.value_ranges == {
-        'q': (-60.5, -0.1), 'advantage': (-1, 1), 'spread': (0, 1), 'distance': (0, 0.3)}
+    of_8 = {'q': (-50, 0.5), 'advantage': (-0.5, 2), 'spread': (0.25, 1), 'distance': (0, 0.3)}
+    assert told.value_ranges_for(8) == told.value_ranges_for(64) == of_8
+    # Of what lies between, nothing is left out that is usual for more or for fewer.
+    assert told.value_ranges_for(4) == {
+        'q': (-60.5, 0.5), 'advantage': (-1, 2), 'spread': (0, 1), 'distance': (0, 0.3)}
+    for other in (('implicit', 1.0), ('softmax', 1.0), ('greedy', 0.5)):
+        assert told.value_ranges_for(8, *other) == {'distance': (0, 0.3)}
     decisions = told.decide_batch(
         np.float32([[2, 3], [2.5, 3], [5, 9], [4.5, 6]]), range(4), 0, 8)
     assert [decision.distance for decision in decisions] == pytest.approx(
@@ -274,7 +280,7 @@ def test_distance_and_ranges_are_those_of_the_files_statistics(tmp_path, policy)
 def test_file_without_statistics_knows_no_distance_and_no_ranges(tmp_path):
     silent = Policy(changed(
         tmp_path / 'silent.onnx', lambda m: m.pop('statistics', None) and None))
-    assert silent.value_ranges == {}
+    assert silent.value_ranges_for(32) == {}
     assert np.isnan(silent.decide(OBSERVATION, 0, 0, 2).values['distance'])
 
 

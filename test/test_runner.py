@@ -5,7 +5,7 @@ import math
 
 from idql_ros import message as messages
 from idql_ros import spec as specs
-from idql_ros.policy import Decision
+from idql_ros.policy import Decision, PolicyError
 from idql_ros.runner import Runner, Settings, TooLate, without_numbers
 import numpy as np
 import pytest
@@ -48,9 +48,12 @@ class Policy:
     def __init__(self, spec):
         self.spec = spec
         self.action = 0.5
-        self.value_ranges = {}
+        self.ranges = {}
         self.path, self.digest, self.provider = 'policy.onnx', 'f' * 64, 'test'
-        self.provenance = {'dataset': 'test'}
+        self.provenance_text = 'made for a test'
+
+    def value_ranges_for(self, candidates, *_):
+        return dict(self.ranges)
 
     def decide(self, observation, tick_ns, seed, candidates, **_):
         action = np.array([self.action], np.float32)
@@ -540,6 +543,217 @@ def test_a_timers_tick_begins_with_the_timer():
     assert scene.states == ['acting']
 
 
+# What an operator, a network or a clock does at the wrong moment.
+
+
+def limited(data):
+    """Bound the steps of the command."""
+    data['actions'][0]['dimensions'][0].update(max_rate=0.2, max_jump=0.3)
+
+
+def test_what_was_previewed_is_forgotten_with_the_inference_that_goes_on():
+    scene = Scene()
+    scene.act()
+    scene.wait(50)
+    scene.observe()
+    scene.runner.forget_sent()
+    scene.infer()
+    assert len(scene.sent) == 1
+
+
+def test_a_robot_that_moves_is_not_left_alone_when_one_of_its_receivers_is_gone():
+    def two(data):
+        data['actions'].append({**data['actions'][0], 'name': 'gripper', 'topic': 'gripper'})
+    scene = Scene(change=two)
+    scene.policy.decide = lambda *_, **__: Decision(
+        np.array([0.5, 0.5], np.float32), 1.0, 0.5, np.zeros((4, 2)), np.ones(4))
+    scene.act()
+    scene.unheard = ['gripper']
+    scene.wait(50)
+    scene.act()
+    assert len(scene.sent) == 2
+    scene.wait(400)
+    assert scene.states == ['acting', 'stopped']
+
+
+def test_before_the_simulations_clock_begins_no_tick_is_taken():
+    scene = Scene(simulated=True)
+    scene.clocks.now = 0
+    scene.observe(stamp_ns=T)
+    assert scene.jobs == []
+    scene.clocks.now = T
+    scene.runner.watch()
+    assert len(scene.jobs) == 1
+
+
+def test_an_inference_that_fails_is_no_action_and_the_next_one_may_be():
+    scene = Scene()
+    scene.act()
+    scene.wait(50)
+    scene.observe()
+    future, _, _ = scene.jobs.pop()
+    future.set_exception(RuntimeError('no number'))
+    scene.runner.finish()
+    assert scene.states == ['acting', 'stopped'] and scene.runner.counts['failed'] == 1
+    assert 'RuntimeError: no number' in scene.sent[-1][1].reasons[0]
+    scene.wait(50)
+    scene.act()
+    assert scene.states[-1] == 'acting'
+
+
+def test_a_dead_mans_switch_released_during_an_inference_is_no_action():
+    scene = Scene(deadman_timeout_s=0.1)
+    scene.runner.set_deadman(True)
+    scene.act()
+    scene.wait(60)
+    scene.observe()
+    scene.wait(60)
+    scene.infer()
+    assert scene.states == ['acting', 'stopped']
+
+
+def test_a_word_of_the_dead_mans_switch_that_waited_through_a_pause_is_old():
+    scene = Scene(deadman_timeout_s=0.5)
+    scene.runner.set_deadman(True)
+    scene.act()
+    scene.pause(5000)
+    scene.runner.set_deadman(True, 4500 * MS)
+    scene.observe()
+    assert scene.jobs == [] and scene.states == ['acting', 'stopped']
+
+
+def test_a_dead_mans_switch_does_not_outlive_the_activation():
+    scene = Scene(deadman_timeout_s=60.0)
+    scene.runner.set_deadman(True)
+    scene.act()
+    scene.runner.halt(['the end'])
+    scene.runner.start()
+    scene.observe()
+    assert scene.jobs == []
+
+
+def test_the_watchdog_hears_the_dead_mans_switch_end():
+    scene = Scene(deadman_timeout_s=0.1, change=lambda data: hold(data, 5.0))
+    scene.runner.set_deadman(True)
+    scene.act()
+    for _ in range(20):
+        scene.pause(10)
+        scene.runner.stalled()
+    assert scene.states == ['acting', 'stopped']
+
+
+def test_rate_limits_count_real_time_and_not_stamps():
+    # A burst of ticks that waited in a queue earns no more than the time that passed.
+    scene = Scene(change=limited)
+    for _ in range(5):
+        scene.act()
+        scene.wait(50)
+    before = scene.values[-1]
+    for i in range(3):
+        scene.clocks.steady += MS
+        scene.observe(stamp_ns=scene.clocks.now + (i - 3) * PERIOD // 10)
+        scene.clocks.now += PERIOD
+        if scene.jobs:
+            scene.infer()
+    assert len(scene.sent) > 5
+    assert scene.values[-1] - before <= 0.2 * 0.053 + 1e-6
+
+
+def test_a_hold_that_nobody_could_keep_counts_as_kept():
+    scene = Scene(change=lambda data: hold(data, 10.0))
+    scene.act()
+    scene.pause(9500)
+    scene.wait(1200)
+    assert scene.states == ['acting', 'holding', 'stopped']
+
+
+def test_an_emergency_stop_holds_where_the_robot_is_now():
+    def position(data):
+        data.update(rate=1.0)
+        data['observations'][0]['max_age'] = 2.0
+        data['actions'][0]['dimensions'][0] = {
+            'kind': 'position', 'unit': 'm', 'lower': -1.0, 'upper': 1.0,
+            'stop': 'hold_measured', 'measured': 0}
+    scene = Scene(change=position)
+    scene.act(x=0.1)
+    scene.wait(500)
+    scene.observe(x=0.4)  # between two ticks
+    scene.runner.set_estop('service', True)
+    assert scene.values[-1] == pytest.approx(0.4)
+
+
+def test_a_message_that_waited_through_two_pauses_is_as_old_as_both():
+    scene = Scene(change=lambda data: data['observations'][0].update(time='received'))
+    scene.act()
+    scene.pause(5000)
+    scene.runner.watch()
+    scene.pause(150)
+    scene.observe(delay_ms=5100)
+    assert scene.jobs == []
+
+
+def test_a_clock_that_is_set_back_forgets_what_is_being_decided():
+    scene = Scene(simulated=True)
+    scene.observe()
+    scene.clocks.now = T // 2
+    scene.runner.jumped(-T // 2)
+    scene.infer()
+    assert scene.sent == []
+
+
+def test_a_system_clock_that_is_set_back_does_not_hide_late_decisions():
+    scene = Scene()
+    scene.act()
+    scene.clocks.now -= 100 * 10**9
+    for _ in range(20):
+        scene.observe()
+        scene.wait(60)
+        if scene.jobs:
+            scene.infer()
+    assert 'no decision in time' in scene.sent[-1][1].reasons[0]
+
+
+def test_a_reset_in_motion_keeps_the_limits_of_the_next_step():
+    scene = Scene(change=limited)
+    for _ in range(10):
+        scene.act()
+        scene.wait(50)
+    scene.runner.reset()
+    scene.policy.action = -1.0
+    scene.act()
+    assert abs(scene.values[-1] - scene.values[-2]) <= 0.2 * 0.05 + 1e-6
+
+
+def test_a_reason_that_changes_is_told_even_right_after_another():
+    scene = Scene()
+    scene.act()
+    scene.policy.action = math.nan
+    scene.wait(50)
+    scene.act()
+    scene.wait(2000)
+    told = [text for text in scene.logged if text.startswith('stopped')]
+    assert 'not finite' in told[0] and 'stale' in told[-1]
+
+
+def test_a_range_that_file_and_parameter_make_empty_is_refused():
+    scene = Scene()
+    scene.policy.ranges = {'q': (0.0, 3.0)}
+    with pytest.raises(PolicyError, match='value_range_q: expected a lowest value below'):
+        Runner(scene.policy, Settings(candidates=4, value_ranges={'q': (5.0, math.nan)}),
+               scene.clocks, submit=scene.submit, send=scene.send, unheard=list,
+               log=lambda *_: None, estops={})
+
+
+def test_ranges_are_those_of_the_n_that_decided():
+    scene = Scene(deadline_s=1.0)
+    asked = []
+    scene.policy.value_ranges_for = lambda n, *_: asked.append(n) or {'q': (-n, 0.0)}
+    scene.runner.swap(scene.policy, 64)
+    assert asked == [64, 32, 16, 8]
+    scene.act()
+    assert 'q 1 is outside -64 to 0' in scene.sent[-1][1].warnings[0]
+
+
 def test_messages_are_counted_by_what_came_of_them():
     scene = Scene()
     scene.observe()
@@ -558,5 +772,6 @@ def test_every_stage_of_a_tick_is_timed():
 
 
 def test_reasons_are_compared_without_what_changes_every_tick():
-    assert without_numbers(['x: 0.25 s old', 'nan']) == without_numbers(['x: 1e-3 s old', '7'])
+    assert without_numbers(['x: 0.25 s old', 'nan']) == without_numbers(['x: 1e-3 s old', '7.5'])
+    assert without_numbers(['joint_1: stale']) != without_numbers(['joint_2: stale'])
     assert without_numbers(['stale']) != without_numbers(['missing'])

@@ -132,7 +132,7 @@ def policy(tmp_path_factory):
     data = np.concatenate([drive(seed, 3_000) for seed in range(6)])
     idql = IDQL(
         IDQLConfig(actor_width=16, actor_blocks=1, critic_hidden=(16,), value_hidden=(16,),
-                   normalise_observations=True, candidates=8),
+                   normalise_observations=True, candidates=16),
         torch.from_numpy(data.mean(0)), torch.from_numpy(data.std(0)), torch.zeros(2),
         2 * torch.ones(2))
     path = tmp_path_factory.mktemp('policy') / 'p.onnx'
@@ -143,7 +143,7 @@ def policy(tmp_path_factory):
 def test_false_alarms_on_new_drives_are_about_what_the_percentiles_say(policy):
     positions = np.concatenate([drive(seed, 3_000) for seed in range(100, 104)])
     decisions = policy.decide_batch(positions, range(len(positions)), 1, policy.candidates)
-    for name, (low, high) in policy.value_ranges.items():
+    for name, (low, high) in policy.value_ranges_for(policy.candidates).items():
         values = np.array([decision.values[name] for decision in decisions])
         outside = np.mean((values < low) | (values > high))
         # Proposed: 0.01, of the distance 0.001. Ticks of a drive are alike, so that a few
@@ -154,6 +154,20 @@ def test_false_alarms_on_new_drives_are_about_what_the_percentiles_say(policy):
         assert np.median(values) > 0.2 * high or name != 'distance'
 
 
+def test_ranges_fit_whatever_n_a_deadline_leaves_and_those_in_between(policy):
+    # From 16 the ladder goes to 8; 1, 2 and 5 are a user's.
+    positions = drive(100, 3_000)
+    for candidates in (1, 2, 5, 8, 12, 16, 40):
+        decisions = policy.decide_batch(positions, range(len(positions)), 1, candidates)
+        for name, (low, high) in policy.value_ranges_for(candidates).items():
+            values = np.array([decision.values[name] for decision in decisions])
+            # Of one drive, whose ticks are alike; a range for another N leaves out nearly all.
+            assert np.mean((values < low) | (values > high)) < 0.06, (candidates, name)
+    spreads = [policy.value_ranges_for(n)['spread'] for n in (1, 8, 16)]
+    assert spreads[0] == (0, 0) and 0 < spreads[1][0] < spreads[2][0]
+    assert policy.value_ranges_for(4)['spread'] == (0, spreads[1][1])
+
+
 def test_walls_and_what_is_outside_of_the_maze_are_far_from_the_data(policy):
     maze = environments.make(MAZE).unwrapped
     walls = np.argwhere(maze.maze_map == 1)
@@ -162,7 +176,7 @@ def test_walls_and_what_is_outside_of_the_maze_are_far_from_the_data(policy):
     assert len(places) > 30
     decisions = policy.decide_batch(
         np.array(places, np.float32), range(len(places)), 0, 1)
-    low, high = policy.value_ranges['distance']
+    low, high = policy.value_ranges_for(policy.candidates)['distance']
     assert low == 0 and min(decision.distance for decision in decisions) > 1.5 * high
     inside = [maze.ij_to_xy(cell) for cell in np.argwhere(maze.maze_map == 0)]
     decisions = policy.decide_batch(np.array(inside, np.float32), range(len(inside)), 0, 1)

@@ -127,7 +127,8 @@ def test_candidates_cannot_be_shown_where_the_spec_does_not_say_where(
             NODE, {'model': fast_policy, 'publish_candidates': True}, tmp_path / 'node.log',
     ) as process:
         assert not robot.change_state(Transition.TRANSITION_CONFIGURE)
-        assert 'publish_candidates: expected the key space' in process.output()
+        robot.spin_until(lambda: 'publish_candidates: expected the key space'
+                         in process.output(), 'the report')
 
 
 @pytest.mark.parametrize(('action', 'stopped'), [('report', False), ('stop', True)])
@@ -136,7 +137,7 @@ def test_a_value_out_of_its_range_is_reported_and_stops_where_it_shall(
     received = robot.listen(DiagnosticArray, '/diagnostics')
     with harness.running(NODE, {
         'model': fast_policy, 'autostart': True, 'enable_commands': True, 'value_guard': action,
-        'value_guard_ticks': 5, 'value_range_q': '[1.0e6, .nan]',
+        'value_guard_ticks': 5, 'value_range_q': '[1.0e6, 2.0e6]',
     }, tmp_path / 'node.log'):
         robot.drive(lambda: any('q' in s.message.split() for a in received for s in a.status
                                 if s.name.endswith('policy')), 'the report')

@@ -510,7 +510,7 @@ def test_evaluations_score_the_policy_file_and_change_nothing_of_the_training(co
         (step, str(n)) for step in ('4', '6') for n in (1, config.idql.candidates)]
     policy = Policy(folder / 'policy-4.onnx')
     assert policy.provenance['updates'] == 4
-    assert set(policy.value_ranges) == set(VALUE_NAMES)
+    assert set(policy.value_ranges_for(1)) == set(VALUE_NAMES)
     results = evaluate(policy, config.environment, 2, 0, 1, '')
     assert float(rows[0]['mean_return']) == pytest.approx(
         np.mean([result.total_reward for result in results]), rel=1e-5)

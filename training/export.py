@@ -7,14 +7,14 @@ ONNX Runtime has given the trained network's answers from it.
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 import json
 from pathlib import Path
 import tempfile
 from typing import Any
 
 from idql_ros.environments import plain_spec
-from idql_ros.familiarity import Ranges
+from idql_ros.familiarity import UsualValues
 from idql_ros.policy import FORMAT_VERSION, METADATA_KEY, Policy
 from idql_ros.session import OUTPUTS
 from idql_ros.spec import load
@@ -52,7 +52,7 @@ class ExportReport:
     q_error: float  # share of the range of q
     v_error: float  # share of the range of v
     comparisons: int  # candidates compared
-    ranges: Ranges = field(default_factory=dict)  # what the training data's values lie between
+    usual: UsualValues | None = None  # where the training data's values lie; None: not known
     int8: Comparison | None = None  # where the file's weights are int8
 
     def __str__(self) -> str:
@@ -63,11 +63,14 @@ class ExportReport:
             f'q {self.q_error:.1e} and v {self.v_error:.1e} of their range, '
             f'at least a tenth of their magnitude (allowed {TOLERANCE:.0e})'
         )
-        rows = [f'  {name:9} {low:12.5g} {high:12.5g}'
-                for name, (low, high) in self.ranges.items()]
-        title = ['usual on the training data, from and to (greedy, N of the file):'] * bool(rows)
+        usual = [] if self.usual is None else [
+            'usual on the training data, from and to (greedy):',
+            *(f'  {name:9} {low:12.5g} {high:12.5g}   N = {n}'
+              for n, ranges in self.usual.of_candidates.items()
+              for name, (low, high) in ranges.items()),
+            '  distance  {:12.5g} {:12.5g}'.format(*self.usual.distance)]
         int8 = [] if self.int8 is None else [str(self.int8)]
-        return '\n'.join([compared, *title, *rows, *int8])
+        return '\n'.join([compared, *usual, *int8])
 
 
 def export(
@@ -130,11 +133,13 @@ def export(
         report = replace(report, int8=comparison)
         written = _with_metadata(model, content)
     if statistics is not None:
-        report = replace(report, ranges=_ranges(written, path.name, statistics))
+        usual = _usual_values(written, path.name, statistics)
+        report = replace(report, usual=usual)
         content['statistics'] = {
             'prototypes': statistics['prototypes'].tolist(),
             'scale': statistics['scale'].tolist(),
-            'ranges': report.ranges,
+            'distance': usual.distance,
+            'ranges': usual.of_candidates,
         }
         written = _with_metadata(model, content)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +166,7 @@ def _compare_int8(files: Mapping[str, bytes], environment: str, idql: IDQL) -> C
             environment or environment_of(policies[0]), *policies, idql.action_scale.numpy())
 
 
-def _ranges(written: bytes, name: str, statistics: Mapping[str, Tensor]) -> Ranges:
+def _usual_values(written: bytes, name: str, statistics: Mapping[str, Tensor]) -> UsualValues:
     """Return the ranges that a policy file without statistics gives."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, name)

@@ -6,9 +6,11 @@ not at hand at export; the export asks the policy file itself what it does on th
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from idql_ros.familiarity import Familiarity, MAX_PROTOTYPES, Ranges
-from idql_ros.policy import Policy
+from idql_ros.budget import LADDER
+from idql_ros.familiarity import Familiarity, MAX_PROTOTYPES, NAMES_OF_N, Ranges, UsualValues
+from idql_ros.policy import Decision, Policy
 import numpy as np
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ CANDIDATES = 2**16
 LEAST_OBSERVATIONS = 200
 
 # Of the training observations' values, the percentiles between which they are as expected.
-PERCENTILES = {'q': (0.5, 99.5), 'advantage': (0.5, 99.5), 'spread': (0.5, 99.5)}
+PERCENTILES = (0.5, 99.5)
 DISTANCE_PERCENTILE = 99.9
 
 
@@ -74,11 +76,12 @@ def _farthest_first(points: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def propose_ranges(policy: Policy, statistics: Mapping[str, Tensor]) -> Ranges:
+def propose_ranges(policy: Policy, statistics: Mapping[str, Tensor]) -> UsualValues:
     """Return between which values a policy is as on its training data.
 
     Args:
-        policy: The policy file, as the robot runs it; its own N, greedy.
+        policy: The policy file, as the robot runs it: greedy, with its own N and with those that
+            a deadline may bring about.
         statistics: As `summarise` returned them.
     """
     observations = statistics['calibration'].numpy()
@@ -87,13 +90,24 @@ def propose_ranges(policy: Policy, statistics: Mapping[str, Tensor]) -> Ranges:
         observations[:rows], range(len(observations[:rows])), 0, policy.candidates)
     familiarity = Familiarity(statistics['prototypes'].numpy(), statistics['scale'].numpy())
     distances = [familiarity.distance(observation) for observation in observations]
-    return {
-        **{name: _between([decision.values[name] for decision in decisions], percentiles)
-           for name, percentiles in PERCENTILES.items()},
-        'distance': (0.0, float(np.percentile(distances, DISTANCE_PERCENTILE))),
-    }
+    fewer = sorted({1, *(n for n in LADDER if n < policy.candidates), policy.candidates})
+    return UsualValues(
+        (0.0, float(np.percentile(distances, DISTANCE_PERCENTILE))),
+        {n: _between([_best_of_first(n, decision) for decision in decisions]) for n in fewer})
 
 
-def _between(values: Sequence[float], percentiles: tuple[float, float]) -> tuple[float, float]:
-    low, high = np.percentile(values, percentiles)
-    return float(low), float(high)
+def _best_of_first(candidates: int, decision: Decision) -> Decision:
+    """Return what is decided of a decision's first candidates: N draws are n draws and more."""
+    q = decision.candidate_q[:candidates]
+    best = int(np.argmax(q))
+    return replace(decision, action=decision.candidates[best], q=float(q[best]),
+                   candidates=decision.candidates[:candidates], candidate_q=q)
+
+
+def _between(decisions: Sequence[Decision]) -> Ranges:
+    values = [decision.values for decision in decisions]
+    ranges = {}
+    for name in NAMES_OF_N:
+        low, high = np.percentile([value[name] for value in values], PERCENTILES)
+        ranges[name] = (float(low), float(high))
+    return ranges
