@@ -642,21 +642,32 @@ def test_the_watchdog_hears_the_dead_mans_switch_end():
     assert scene.states == ['acting', 'stopped']
 
 
-def test_rate_limits_count_real_time_and_not_stamps():
-    # A burst of ticks that waited in a queue earns no more than the time that passed.
-    scene = Scene(change=limited)
+def test_a_ramp_that_follows_right_on_an_action_earns_no_step_of_its_own():
+    # The action's stamp is older than its sending: what passed since the stamp counts once.
+    scene = Scene(change=lambda data: ramp(data, 1.0))
     for _ in range(5):
-        scene.act()
+        scene.observe(age_ms=40)
+        scene.infer()
         scene.wait(50)
-    before = scene.values[-1]
-    for i in range(3):
-        scene.clocks.steady += MS
-        scene.observe(stamp_ns=scene.clocks.now + (i - 3) * PERIOD // 10)
-        scene.clocks.now += PERIOD
-        if scene.jobs:
-            scene.infer()
-    assert len(scene.sent) > 5
-    assert scene.values[-1] - before <= 0.2 * 0.053 + 1e-6
+    scene.observe(age_ms=40)
+    scene.infer()
+    scene.clocks.steady += MS
+    scene.clocks.now += MS
+    scene.runner.pause()
+    assert abs(scene.values[-1] - scene.values[-2]) == pytest.approx(0.001, abs=1e-6)
+
+
+def test_steps_follow_the_stamps_where_the_inference_jitters():
+    scene = Scene(change=lambda data: ramp(data, 1.0))
+    jitter_ms = [3, 9, 1, 12, 5, 2, 8]
+    for late_ms in jitter_ms:
+        scene.observe()
+        scene.clocks.now += late_ms * MS
+        scene.clocks.steady += late_ms * MS
+        scene.infer()
+        scene.clocks.now += PERIOD - late_ms * MS
+        scene.clocks.steady += PERIOD - late_ms * MS
+    assert np.diff(scene.values) == pytest.approx(0.05)
 
 
 def test_a_hold_that_nobody_could_keep_counts_as_kept():
