@@ -45,15 +45,15 @@ SPEC = {
          'dimensions': [
              {'kind': 'position', 'unit': 'rad', 'lower': -0.9, 'upper': 0.9,
               'stop': 'hold_measured', 'measured': 0, 'max_rate': 2.0, 'max_acceleration': 20.0,
-              'max_jump': 1.7},
+              'max_jump': 1.9},
              {'kind': 'position', 'unit': 'rad', 'lower': -0.7, 'upper': 1.1,
               'stop': {'pose': 0.3}, 'measured': 1, 'max_rate': 1.5, 'max_acceleration': 15.0,
-              'max_jump': 1.7}]},
+              'max_jump': 1.9}]},
         {'name': 'drive', 'topic': 'base_command', 'type': 'geometry_msgs/msg/TwistStamped',
          'fields': ['twist.linear.x'], 'qos': {'depth': 10},
          'dimensions': [
              {'kind': 'velocity', 'unit': 'm/s', 'lower': -0.6, 'upper': 0.6, 'stop': 'zero',
-              'measured': 3, 'max_rate': 3.0, 'max_acceleration': 60.0, 'max_jump': 1.15}]}]}
+              'measured': 3, 'max_rate': 3.0, 'max_acceleration': 60.0, 'max_jump': 1.3}]}]}
 # Signal -> where its numbers stand in an observation, the sample's own the last.
 PARTS = {'joints': slice(0, 3), 'base': slice(3, 5)}
 
