@@ -19,7 +19,7 @@ from typing import Any, get_args, Literal
 
 from idql_ros import familiarity
 from idql_ros import spec as specs
-from idql_ros.session import open_session, SessionError
+from idql_ros.session import CPU, open_session, Session, SessionError
 import numpy as np
 
 FORMAT_VERSION = 1
@@ -37,6 +37,10 @@ CriticLoss = Literal['expectile', 'quantile', 'exponential']
 
 # Candidates in one run of the graph: bounds the memory that they take on their way through it.
 CANDIDATES_A_RUN = 4096
+
+# What is not the CPU's ONNX Runtime may differ from it by so much: in actions of the range of
+# their dimension; in Q and V of the largest of them, where that is above 1.
+TOLERANCE = 2e-4
 
 # The exponential loss cuts its factor exp(alpha u) here, in training and in the weight.
 LARGEST_EXPONENTIAL = 6.0
@@ -91,8 +95,7 @@ class Vetted:
     content: bytes  # the file, as it was read: what was checked
     digest: str  # SHA-256 of content, in hex
     optimised: bytes  # content's graph as ONNX Runtime runs it on this machine, with its metadata
-    open_s: float  # opening `optimised` took this long in the checking process
-    first_inference_s: float  # and its first inference
+    candidates: tuple[int, ...]  # every N that it was run with, the largest first
 
 
 def default_path() -> pathlib.Path:
@@ -114,17 +117,22 @@ def read_file(path: pathlib.Path) -> bytes:
     """Return a policy file's content.
 
     Raises:
-        PolicyError: it cannot be read, is no regular file or too large.
+        PolicyError: it cannot be read, is no regular file, empty or too large.
     """
     try:
         # Another kind of file could make the reader wait for ever, or never end.
         with open(path, 'rb', opener=lambda name, flags: os.open(
                 name, flags | os.O_NONBLOCK)) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise PolicyError(f'{path}: expected a regular file')
-            content = file.read(MAX_FILE_BYTES + 1)
+            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            content = file.read(MAX_FILE_BYTES + 1) if regular else b''
     except OSError as error:
         raise PolicyError(f'{path}: cannot be read: {error.strerror}') from error
+    except ValueError as error:  # no name that a file can have
+        raise PolicyError(f'{str(path)!r}: cannot be read: {error}') from error
+    if not regular:
+        raise PolicyError(f'{path}: expected a regular file')
+    if not content:  # None, of files that the system makes up and that have nothing to say yet
+        raise PolicyError(f'{path}: cannot be read: nothing in it')
     if len(content) > MAX_FILE_BYTES:
         raise PolicyError(f'{path}: larger than {MAX_FILE_BYTES} bytes, no policy file')
     return content
@@ -248,10 +256,10 @@ def check_extraction(extraction: str, temperature: float, sampling_temperature: 
 def _deeper_than(value: Any, levels: int) -> bool:
     """Return whether JSON data holds containers within each other on more levels."""
     layer = [value]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         layer = [inner for outer in layer if isinstance(outer, (dict, list))
                  for inner in (outer.values() if isinstance(outer, dict) else outer)]
-    return bool(layer)
+    return any(isinstance(each, (dict, list)) for each in layer)
 
 
 def _refuse_constant(text: str) -> None:
@@ -264,6 +272,7 @@ class Policy:
     Attributes:
         spec: what the policy observes and does.
         candidates: N that the file proposes.
+        example: (O,) float32, an observation of the training data; None where the file has none.
         digest: SHA-256 of the file, in hex.
         provider: what runs it.
         notes: what was chosen to run it, and why nothing faster was.
@@ -286,8 +295,9 @@ class Policy:
             device: on what, likewise.
 
         Raises:
-            PolicyError: the file cannot be read, is no policy file, is of another version, or
-                disagrees with the spec inside it.
+            PolicyError: the file cannot be read, is no policy file, is of another version,
+                disagrees with the spec inside it, or is run by something that gives other answers
+                than ONNX Runtime on the CPU.
         """
         self.path = pathlib.Path(path)
         content = read_file(self.path) if vetted is None else vetted.content
@@ -306,7 +316,42 @@ class Policy:
         self._steps, self.candidates = self._check_sizes(metadata)
         self.critic_loss, self.critic_parameter = self._check_critic(metadata['model'])
         self._familiarity, self._usual = self._read_statistics(metadata)
+        self.example = None if self._familiarity is None else np.array(
+            metadata['statistics']['prototypes'][0], np.float32)
         self._noise = np.empty(0, np.float32)
+        if self.provider != CPU:
+            self._compare_with_cpu(
+                content if vetted is None else vetted.optimised, threads, vetted)
+
+    def _compare_with_cpu(self, content: bytes, threads: int, vetted: Vetted | None) -> None:
+        """Check the answers of another backend or device with every N that may come up.
+
+        What was checked of the file was checked on the CPU: its answers are those that count.
+        """
+        try:
+            reference = Session(content, threads, optimised=vetted is not None)
+        except SessionError as error:
+            raise PolicyError(f'{self.path}: {error}') from error
+        dimensions = [d for command in self.spec.actions for d in command.dimensions]
+        ranges = np.array([d.upper - d.lower for d in dimensions])
+        observation = (np.zeros(self.spec.observation_size, np.float32)
+                       if self.example is None else self.example)
+        for number in (self.candidates,) if vetted is None else vetted.candidates:
+            noise = draw_noise(0, 0, self._steps, number, len(ranges))
+            expected = _run(reference, observation[None], noise)
+            try:
+                found = _run(self._session, observation[None], noise)
+            except Exception as error:  # a GPU can fail in many ways
+                raise PolicyError(f'{self.path}: {self.provider} fails with {number} candidates: '
+                                  f'{" ".join(str(error).split())[:300]}') from error
+            values = np.abs(np.concatenate([x.ravel() for x in expected[1:]]))
+            of_q = max(1.0, values[np.isfinite(values)].max(initial=0.0))
+            for one, other, unit in zip(found, expected, (ranges, of_q, of_q), strict=True):
+                if not np.allclose(one / unit, other / unit, 0, TOLERANCE, equal_nan=True):
+                    raise PolicyError(
+                        f'{self.path}: {self.provider}: expected the answers of ONNX Runtime on '
+                        f'the CPU within {TOLERANCE:g} of their range, found others with {number} '
+                        'candidates; use backend onnxruntime and device cpu')
 
     def _read_metadata(self) -> dict[str, Any]:
         text = self._session.metadata.get(METADATA_KEY)
@@ -463,7 +508,7 @@ class Policy:
             noise[:, 1:] *= np.float32(sampling_temperature)
             batch = observations[first:first + rows]
             for observation, tick_ns, actions, q, v in zip(
-                    batch, ticks, *self._run(batch, noise), strict=True):
+                    batch, ticks, *_run(self._session, batch, noise), strict=True):
                 uniform = 0.0 if extraction == 'greedy' else draw_uniform(seed, tick_ns)
                 chosen = choose(
                     q, float(v), extraction, uniform=uniform, critic_loss=self.critic_loss,
@@ -484,12 +529,17 @@ class Policy:
             self._noise = np.empty(shape, np.float32)
         return self._noise
 
-    def _run(
-            self, observations: np.ndarray, noise: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return candidates (B, N, A), q (B, N) and v (B,) for noise (B, T, N, A)."""
-        runs = -(-noise.shape[2] // CANDIDATES_A_RUN)
-        actions, q, v = zip(*(
-            self._session.run(observations, part)
-            for part in np.array_split(noise, runs, axis=2)), strict=True)
-        return np.concatenate(actions, axis=1), np.concatenate(q, axis=1), v[0]
+
+def runs_for(candidates: int) -> int:
+    """Return how many runs of the graph draw so many candidates, divided as evenly as it goes."""
+    return -(-candidates // CANDIDATES_A_RUN)
+
+
+def _run(
+        session: Any, observations: np.ndarray, noise: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return candidates (B, N, A), q (B, N) and v (B,) for noise (B, T, N, A)."""
+    actions, q, v = zip(*(
+        session.run(observations, part)
+        for part in np.array_split(noise, runs_for(noise.shape[2]), axis=2)), strict=True)
+    return np.concatenate(actions, axis=1), np.concatenate(q, axis=1), v[0]

@@ -21,7 +21,6 @@ from typing import Any
 
 from idql_ros import message as messages
 from idql_ros import vetting
-from idql_ros.budget import rungs
 from idql_ros.delay import Delay
 from idql_ros.guard import Output
 from idql_ros.health import Health, OK
@@ -360,13 +359,14 @@ class PolicyNode(LifecycleNode):
     def _open(self, path: Any) -> tuple[Policy, int]:
         """Return a checked policy, warmed up, and N; takes a second or more."""
         threads, candidates = self._value('threads'), self._value('candidates')
-        vetted = vetting.vet(path, threads=threads, candidates=candidates)
+        vetted = vetting.vet(path, threads=threads, candidates=[candidates],
+                             deadline_s=self._value('deadline_ms') / 1e3)
         policy = Policy(path, threads, vetted=vetted, backend=self._value('backend'),
                         device=self._value('device'))
         candidates = candidates or policy.candidates
         # The first inference with each N allocates, or records what a GPU plays back; it is made
         # here, not on the robot's tick.
-        for n in reversed(rungs(candidates, self._value('deadline_ms'))):
+        for n in reversed(vetted.candidates):
             policy.decide(np.zeros(policy.spec.observation_size, np.float32), 0, 0, n)
         return policy, candidates
 

@@ -6,9 +6,10 @@ The onnxruntime that runs it is imported lazily; so is torch, which can take its
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from typing import Any
@@ -20,6 +21,9 @@ OUTPUTS = ('candidates', 'q', 'v')
 
 BACKENDS = ('onnxruntime', 'torch')
 DEVICES = ('auto', 'cpu', 'cuda', 'tensorrt')
+
+# Beside TensorRT's engines: every N that they were built for.
+_BUILT = 'candidates.json'
 
 CPU, CUDA, TENSORRT = (f'{name}ExecutionProvider' for name in ('CPU', 'CUDA', 'Tensorrt'))
 
@@ -48,7 +52,8 @@ class Session:
     """
 
     def __init__(self, content: bytes, threads: int = 1, *, optimised: bool = False,
-                 provider: str = CPU, options: Mapping[str, str] | None = None) -> None:
+                 provider: str = CPU, options: Mapping[str, str] | None = None,
+                 candidates: Collection[int] | None = None) -> None:
         """Open a graph.
 
         Args:
@@ -57,10 +62,12 @@ class Session:
             optimised: the graph was optimised before and is run as it is.
             provider: what is to run it; what it cannot run goes to the CPU.
             options: of the provider.
+            candidates: every N that it may be run with, for one observation; None: any.
 
         Raises:
             SessionError: it cannot be opened, or not with this provider.
         """
+        self._candidates = candidates
         onnxruntime = _onnxruntime()
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = threads
@@ -92,7 +99,16 @@ class Session:
         Args:
             observations: (B, O) float32.
             noise: (B, T, N, A) float32.
+
+        Raises:
+            SessionError: N is none that it may be run with.
         """
+        batch, _, number, _ = noise.shape
+        if self._candidates is not None and (batch > 1 or number not in self._candidates):
+            raise SessionError(
+                f'{self.provider}: expected one observation and as many candidates as engines '
+                f'were built for ({", ".join(map(str, self._candidates))}), found {batch} and '
+                f'{number}: run python -m idql_ros.session FILE {number}, which takes minutes')
         if self.provider == CPU:
             return self._session.run(
                 list(OUTPUTS), {'observations': observations, 'noise': noise})
@@ -184,10 +200,12 @@ def _open_on_gpu(content: bytes, provider: str) -> Session:
             '(onnxruntime-gpu has; or use the backend torch)')
     if provider == TENSORRT:
         folder = engine_folder(content)
-        if not any(folder.glob('*.engine')):
+        built = _built(folder)
+        if not built:
             raise SessionError('no engine was built for this file on this machine: run '
                                'python -m idql_ros.session FILE, which takes minutes')
-        return _tried(content, provider, _tensorrt_options(folder))
+        # With another N it would build one, while a robot waits.
+        return _tried(content, provider, _tensorrt_options(folder), built)
     options = {'use_tf32': '0'}  # TF32 keeps 10 bits of each factor
     try:
         return _tried(content, provider, options | {'enable_cuda_graph': '1'})
@@ -201,9 +219,18 @@ def _tensorrt_options(folder: pathlib.Path) -> dict[str, str]:
     return {'trt_engine_cache_enable': '1', 'trt_engine_cache_path': str(folder)}
 
 
-def _tried(content: bytes, provider: str, options: Mapping[str, str]) -> Session:
-    """Open a graph and run it once; SessionError says what went wrong."""
-    session = Session(content, provider=provider, options=options)
+def _built(folder: pathlib.Path) -> list[int]:
+    """Return every N that engines in a folder were built for."""
+    try:
+        return json.loads((folder / _BUILT).read_text())
+    except (OSError, ValueError):
+        return []
+
+
+def _tried(content: bytes, provider: str, options: Mapping[str, str],
+           candidates: Collection[int] | None = None) -> Session:
+    """Open a graph and run it once, with one candidate; SessionError says what went wrong."""
+    session = Session(content, provider=provider, options=options, candidates=candidates)
     try:
         session.run(*(np.zeros([size or 1 for size in tensor.shape], np.float32)
                       for tensor in session.tensors[:len(INPUTS)]))
@@ -238,6 +265,7 @@ def build_engines(content: bytes, candidates: Sequence[int]) -> None:
     for number in candidates:
         session.run(np.zeros((1, observations[1]), np.float32),
                     np.zeros((1, noise[1], number, noise[3]), np.float32))
+    (folder / _BUILT).write_text(json.dumps(sorted({1, *_built(folder), *candidates})))
 
 
 def _onnxruntime() -> Any:

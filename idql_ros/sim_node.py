@@ -16,8 +16,9 @@ import time
 from typing import Any, TextIO
 
 from idql_ros import message as messages
+from idql_ros import vetting
 from idql_ros.environments import make, ROBOTS, SimulatedRobot, SimulationError
-from idql_ros.policy import default_path, Policy, PolicyError
+from idql_ros.policy import default_path, PolicyError
 from idql_ros.spec import load, Spec, SpecError
 from idql_ros.topics import qos_profile
 import numpy as np
@@ -288,7 +289,7 @@ class SimNode(Node):
 
 def _read_spec(path: str) -> Spec:
     if path.endswith('.onnx') or not path:
-        return Policy(path or default_path()).spec
+        return vetting.read_spec(path or default_path())
     return load(path)
 
 

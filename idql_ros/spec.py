@@ -84,6 +84,7 @@ class FieldPath:
 
 # No message of a robot is longer; a spec in a policy file may come from anywhere.
 _MAX_ELEMENTS = 100_000
+_MAX_TEXT = 256
 # ROS 1 allowed capitals in names of fields, and a bag that was converted still has them.
 _FIELD = r'[A-Za-z][A-Za-z0-9_]*'
 _STEP = rf'{_FIELD}(?:\[\d{{1,18}}\])?\.'
@@ -94,9 +95,14 @@ _PATH = re.compile(
     re.ASCII)
 
 
+def _is_plain(text: str) -> bool:
+    """Return whether a text can be in a message: UTF-8 has no half of a surrogate pair."""
+    return text.isprintable() and len(text) <= _MAX_TEXT
+
+
 def _is_joint(name: Any) -> bool:
     """Return whether a joint may have this name: robot::arm/joint 1, but not [-1] or [0:2:2]."""
-    return (isinstance(name, str) and name.isprintable() and name == name.strip()
+    return (isinstance(name, str) and _is_plain(name) and name == name.strip()
             and not set('[]') & set(name) and any(c.isalpha() or c == '_' for c in name))
 
 
@@ -497,6 +503,9 @@ class _Reader:
         value = self._get(key, expected, default)
         if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
             raise self._error(key, expected, value)
+        if not _is_plain(value):
+            raise self._error(
+                key, f'{expected}, printable and of {_MAX_TEXT} characters at most', value)
         return value
 
     def _choice(self, key: str, choices: tuple[str, ...], default: Any = ...) -> str:

@@ -196,7 +196,25 @@ def _operators(torch: Any) -> Mapping[str, Callable[..., Any]]:
     def sizes(x: Any) -> list[int]:
         return x.tolist()
 
+    def only(fits: bool, expected: str) -> None:
+        if not fits:
+            raise SessionError(f'expected {expected}, as training.export writes it')
+
+    def divide(x: Any, y: Any) -> Any:
+        only(x.is_floating_point() and y.is_floating_point(), 'Div of float32')
+        return torch.div(x, y)
+
+    def gather(x: Any, index: Any, axis: int) -> Any:
+        only(index.dim() == 0, 'Gather with one index')
+        return x.select(axis, index.item())
+
+    def reshape(x: Any, shape: Any) -> Any:
+        only(0 not in sizes(shape), 'Reshape to sizes that are not 0')
+        return x.reshape(sizes(shape))
+
     def layer_norm(x: Any, scale: Any, shift: Any, axis: int, epsilon: float) -> Any:
+        only(axis in (-1, x.dim() - 1) and scale.shape == shift.shape == x.shape[-1:],
+             'LayerNormalization over the last axis')
         return torch.nn.functional.layer_norm(x, scale.shape, scale, shift, epsilon)
 
     def minimum(*values: Any) -> Any:
@@ -206,9 +224,9 @@ def _operators(torch: Any) -> Mapping[str, Callable[..., Any]]:
         'Add': torch.add,
         'Clip': torch.clamp,
         'Concat': lambda *values, axis: torch.cat(values, axis),
-        'Div': torch.div,
+        'Div': divide,
         'Expand': lambda x, y: x.expand(torch.broadcast_shapes(x.shape, sizes(y))),
-        'Gather': lambda x, index, axis: x.select(axis, index.item()),
+        'Gather': gather,
         'Gemm': lambda a, b, c: torch.addmm(c, a, b),
         'LayerNormalization': layer_norm,
         'MatMul': torch.matmul,
@@ -217,7 +235,7 @@ def _operators(torch: Any) -> Mapping[str, Callable[..., Any]]:
         'Mul': torch.mul,
         'Neg': torch.neg,
         'Relu': torch.relu,
-        'Reshape': lambda x, y: x.reshape(sizes(y)),
+        'Reshape': reshape,
         'Shape': lambda x, start, end: torch.tensor(x.shape[start:end]),
         'Sigmoid': torch.sigmoid,
         'Sub': torch.sub,

@@ -5,15 +5,17 @@ the memory. So `vet` reads the bytes once and hands them to a child process with
 memory (`python -m idql_ros.vetting`), which checks the graph, runs it, and returns the graph as
 ONNX Runtime optimised it: that opens in less time than the file.
 
-What is checked lets the runs that were tried speak for later ones: the operators are those of
-`OPERATORS`, and no size and no index in the graph depends on an observation or on noise, so that
-neither time nor memory of a run does. The child is no sandbox: it has its parent's rights, and a
-file that takes over ONNX Runtime itself would have them too.
+The runs that were tried speak for later ones with the same N, and for no others: the operators are
+those of `OPERATORS`, and no size, no index and no division of whole numbers in the graph depends
+on an observation or on noise, so that neither a run's memory does, nor whether it ends. (Its time
+does a little: the smallest float32 take a processor longer.) Sizes depend on N: every one that may
+come up is tried. The child is no sandbox: it has its parent's rights, and a file that takes over
+ONNX Runtime itself would have them too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import ctypes
 import hashlib
@@ -26,20 +28,20 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
+from idql_ros.budget import rungs
 from idql_ros.policy import (
-    CANDIDATES_A_RUN,
     draw_noise,
     MAX_CANDIDATES,
-    METADATA_KEY,
     Policy,
     PolicyError,
     read_file,
+    runs_for,
     Vetted,
 )
 from idql_ros.session import INPUTS, OUTPUTS, Session, SessionError
+from idql_ros.spec import Spec
 import numpy as np
 
 # What training.export writes: ONNX Runtime 1.16, the oldest that is supported, loads both.
@@ -48,7 +50,9 @@ IR_VERSION = 8
 
 MAX_NODES = 20_000
 MAX_TENSOR_BYTES = 512 * 2**20
-MAX_METADATA_BYTES = 16 * 2**20
+# Reading it as JSON holds up all threads of the process, a fifth of a second at worst. The export
+# writes 2.6 million characters at most.
+MAX_METADATA = 3 * 2**20
 
 # The operators that training.export writes, or once wrote -> positions of their inputs that decide
 # sizes or are indices. One that runs a graph of its own, draws noise or has sizes that its data
@@ -65,6 +69,8 @@ OPERATORS: dict[str, tuple[int, ...]] = {
 # What may read whole numbers that are made of data. Not a division: that by zero, or of -2^63 by
 # -1, ends the process.
 _READING_WHOLE = ('MatMulInteger', 'Cast')
+# What a file's numbers may be -> bytes of one; by name, as onnx is not imported yet.
+_TYPES = {'FLOAT': 4, 'INT64': 8, 'INT32': 4, 'INT8': 1, 'UINT8': 1, 'BOOL': 1}
 
 _REPORT_BYTES = 2**14
 # Address space, not memory in use: the interpreter and its libraries take 0.2 GB of it.
@@ -72,8 +78,8 @@ _ADDRESS_SPACE = 2 * 2**30
 _ADDRESS_SPACE_A_BYTE = 8  # of the file, which several parts of the check hold a copy of
 
 
-def vet(path: str | pathlib.Path, *, threads: int = 1, candidates: int = 0,
-        timeout_s: float = 30.0) -> Vetted:
+def vet(path: str | pathlib.Path, *, threads: int = 1, candidates: Sequence[int] = (0,),
+        deadline_s: float = 0.0, timeout_s: float = 30.0) -> Vetted:
     """Return a policy file that was checked and run in a child process.
 
     Called from any thread: it installs no handler and does not fork the caller. The child dies
@@ -82,8 +88,9 @@ def vet(path: str | pathlib.Path, *, threads: int = 1, candidates: int = 0,
     Args:
         path: the .onnx file.
         threads: threads for one inference.
-        candidates: N that the file will be run with; 0: the file's own. Halves of it are tried
-            too, down to 1.
+        candidates: every N that the file will be run with; 0: its own.
+        deadline_s: for one inference, as `budget.Budget` takes it: where there is one, the rungs
+            below each N are tried too.
         timeout_s: within which the child has to be done.
 
     Raises:
@@ -97,9 +104,9 @@ def vet(path: str | pathlib.Path, *, threads: int = 1, candidates: int = 0,
         given.write(content)
         given.seek(0)
         order = {
-            'path': str(path), 'threads': threads, 'candidates': candidates,
-            'timeout_s': timeout_s, 'parent': os.getpid(), 'report': report.fileno(),
-            'graph': graph.fileno(),
+            'path': str(path), 'threads': threads, 'candidates': [*candidates],
+            'deadline_s': deadline_s, 'timeout_s': timeout_s, 'parent': os.getpid(),
+            'report': report.fileno(), 'graph': graph.fileno(),
         }
         code = _run_child(order, given, printed)
         if code is None:
@@ -111,7 +118,17 @@ def vet(path: str | pathlib.Path, *, threads: int = 1, candidates: int = 0,
             raise PolicyError(f'{path}: refused: its check '
                               f'{_how_it_ended(code, timeout_s)}{_last(printed)}')
         optimised = _content(graph, _largest_graph(len(content)))
-    return Vetted(path, content, hashlib.sha256(content).hexdigest(), optimised, **found)
+    return Vetted(path, content, hashlib.sha256(content).hexdigest(), optimised,
+                  tuple(found['candidates']))
+
+
+def read_spec(path: str | pathlib.Path) -> Spec:
+    """Return the spec of a policy file that was checked as `vet` does.
+
+    Raises:
+        PolicyError: as `vet` does.
+    """
+    return Policy(path, vetted=vet(path)).spec
 
 
 def _memory_file() -> Any:
@@ -168,7 +185,7 @@ def _ended(process: subprocess.Popen[bytes], timeout_s: float) -> bool:
 
 
 def _read_report(file: Any) -> dict[str, Any]:
-    """Return the child's report: an error, or times; {} where it is no such thing."""
+    """Return the child's report: an error, or every N tried; {} where it is no such thing."""
     try:
         report = json.loads(_content(file, _REPORT_BYTES))
     except (ValueError, RecursionError):
@@ -177,9 +194,9 @@ def _read_report(file: Any) -> dict[str, Any]:
         return {}
     if isinstance(report.get('error'), str):
         return {'error': _line(report['error'])}
-    times = {key: report.get(key) for key in ('open_s', 'first_inference_s')}
-    whole = all(type(value) is float and 0 <= value < math.inf for value in times.values())
-    return times if whole else {}
+    tried = report.get('candidates')
+    whole = isinstance(tried, list) and all(type(n) is int for n in tried)
+    return {'candidates': tried} if whole else {}
 
 
 def _line(text: object) -> str:
@@ -204,19 +221,20 @@ def _last(printed: Any) -> str:
     return f': {_line(lines[-1])[:300]}' if lines else ''
 
 
-def check(content: bytes, path: pathlib.Path, threads: int, candidates: int,
-          graph: int) -> dict[str, float]:
+def check(content: bytes, path: pathlib.Path, threads: int, candidates: Sequence[int],
+          deadline_s: float, graph: int) -> list[int]:
     """Check and run a policy file in this process, which it may crash.
 
     Args:
         content: the file.
         path: what errors call it.
         threads: threads for one inference.
-        candidates: N to run it with; 0: its own.
+        candidates: as `vet` takes them.
+        deadline_s: likewise.
         graph: descriptor of an empty file that takes the optimised graph.
 
     Returns:
-        How long the optimised graph took to open and for its first inference, in s.
+        Every N that it was run with, the largest first.
 
     Raises:
         PolicyError: the file is refused.
@@ -224,41 +242,36 @@ def check(content: bytes, path: pathlib.Path, threads: int, candidates: int,
     _check_model(content, path)
     plain = _optimise(content, path, threads, graph)
     optimised = os.pread(graph, os.fstat(graph).st_size, 0)
-    began = time.perf_counter()
     try:
         session = Session(optimised, threads, optimised=True)
     except SessionError as error:
         raise PolicyError(f'{path}: its optimised graph: {error}') from error
-    opened = time.perf_counter()
     # All that Policy checks, on what will be opened.
-    policy = Policy(path, threads, vetted=Vetted(path, content, '', optimised, 0.0, 0.0))
-    candidates = candidates or policy.candidates
-    if candidates > MAX_CANDIDATES:
-        raise PolicyError(
-            f'{path}: candidates: expected at most {MAX_CANDIDATES}, found {candidates}')
-    observation, known = _observation(session.metadata, policy.spec.observation_size)
+    policy = Policy(path, threads, vetted=Vetted(path, content, '', optimised, ()))
+    numbers = sorted({n for first in candidates
+                      for n in rungs(first or policy.candidates, deadline_s)}, reverse=True)
+    if not 1 <= numbers[-1] <= numbers[0] <= MAX_CANDIDATES:
+        raise PolicyError(f'{path}: candidates: expected 1 to {MAX_CANDIDATES}, found {numbers}')
+    known = policy.example is not None
+    observation = policy.example if known else np.zeros(policy.spec.observation_size, np.float32)
     (_, steps, _, action_size), = (t.shape for t in session.tensors if t.name == 'noise')
-    first_inference_s = 0.0
-    largest = min(candidates, CANDIDATES_A_RUN)
-    # The node may fall back to a half, a quarter, ...; its observations come one by one.
-    for number in [largest >> shift for shift in range(largest.bit_length())]:
-        noise = draw_noise(0, 0, steps, number, action_size)
-        feed = observation[None], noise
-        start = time.perf_counter()
+    # Observations come one by one, and of many candidates so many in a run.
+    for number in sorted({len(part) for n in numbers
+                          for part in np.array_split(np.arange(n), runs_for(n))}, reverse=True):
+        feed = observation[None], draw_noise(0, 0, steps, number, action_size)
         try:
             found = session.run(*feed)
         except Exception as error:  # its exception classes have no base of their own
             raise PolicyError(
                 f'{path}: graph: fails with {number} candidates: {_line(error)[:300]}'
             ) from error
-        first_inference_s = first_inference_s or time.perf_counter() - start
         _check_answers(path, found, number, action_size, known)
         expected = plain.run(list(OUTPUTS), dict(zip(INPUTS, feed, strict=True)))
         if not all(np.array_equal(x, y, equal_nan=True)
                    for x, y in zip(expected, found, strict=True)):
             raise PolicyError(f'{path}: graph: its answers differ after optimisation')
-    policy.decide(observation, 0, 0, candidates)
-    return {'open_s': opened - began, 'first_inference_s': first_inference_s}
+    policy.decide(observation, 0, 0, numbers[0])
+    return numbers
 
 
 def _check_model(content: bytes, path: pathlib.Path) -> None:
@@ -308,15 +321,14 @@ def _objections(model: Any, onnx: Any) -> Iterator[tuple[bool, str]]:
     keys = [entry.key for entry in model.metadata_props]
     yield len(keys) != len(set(keys)), 'metadata: expected each key once, found one again'
     size = sum(len(entry.key) + len(entry.value) for entry in model.metadata_props)
-    yield size > MAX_METADATA_BYTES, (
-        f'metadata: expected at most {MAX_METADATA_BYTES} bytes, found {size}')
+    yield size > MAX_METADATA, (
+        f'metadata: expected at most {MAX_METADATA} characters, found {size}')
     tensors = [*graph.initializer, *(
         attribute.t for node in graph.node for attribute in node.attribute
         if attribute.type == onnx.AttributeProto.TENSOR)]
     yield any(t.external_data or t.data_location == onnx.TensorProto.EXTERNAL for t in tensors), (
         'expected all numbers inside the file, found a reference to another file')
-    kinds = {onnx.TensorProto.FLOAT: 4, onnx.TensorProto.INT64: 8, onnx.TensorProto.INT32: 4,
-             onnx.TensorProto.BOOL: 1, onnx.TensorProto.INT8: 1, onnx.TensorProto.UINT8: 1}
+    kinds = {getattr(onnx.TensorProto, name): size for name, size in _TYPES.items()}
     unfit = sorted({t.data_type for t in tensors} - kinds.keys())
     yield bool(unfit), f'expected tensors of float32 or whole numbers, found data type {unfit}'
     yield any(size < 0 for t in tensors for size in t.dims), 'a tensor has a negative size'
@@ -327,6 +339,7 @@ def _objections(model: Any, onnx: Any) -> Iterator[tuple[bool, str]]:
 
 def _check_nodes(path: pathlib.Path, graph: Any, onnx: Any) -> None:
     """Check that each node is a known operator, with sizes that no data decides."""
+    types = {getattr(onnx.TensorProto, name) for name in _TYPES}
     plain = {getattr(onnx.AttributeProto, name) for name in (
         'FLOAT', 'INT', 'TENSOR', 'FLOATS', 'INTS')}
     data = {value.name for value in graph.input} - {t.name for t in graph.initializer}
@@ -350,6 +363,12 @@ def _check_nodes(path: pathlib.Path, graph: Any, onnx: Any) -> None:
             raise PolicyError(f'{named}expected sizes and indices that no data decides')
         if whole.intersection(inputs) and operator not in _READING_WHOLE:
             raise PolicyError(f'{named}expected float32, found whole numbers made of data')
+        if operator == 'Div' and not data.intersection(inputs):
+            # Of whole numbers, then, for all that is known; and another N is another divisor.
+            raise PolicyError(f'{named}expected a division of float32 made of data, found another')
+        if operator == 'Cast' and any(a.i not in types for a in node.attribute if a.name == 'to'):
+            # To text, for one: whether that is a number again, data would decide.
+            raise PolicyError(f'{named}expected a cast to {", ".join(_TYPES)}, found another type')
         defined.update(node.output)
         if operator != 'Shape' and data.intersection(inputs):
             data.update(node.output)
@@ -388,14 +407,6 @@ def _optimise(content: bytes, path: pathlib.Path, threads: int, graph: int) -> A
         raise PolicyError(
             f'{path}: not an ONNX file that onnxruntime {onnxruntime.__version__} opens: '
             f'{_line(error)[:300]}') from error
-
-
-def _observation(metadata: Mapping[str, str], size: int) -> tuple[np.ndarray, bool]:
-    """Return an observation (O,) to run a file on, and whether its training data holds it."""
-    statistics = json.loads(metadata[METADATA_KEY]).get('statistics')
-    if statistics is None:
-        return np.zeros(size, np.float32), False
-    return np.array(statistics['prototypes'][0], np.float32), True
 
 
 def _check_answers(path: pathlib.Path, found: list[np.ndarray], candidates: int, size: int,
@@ -443,9 +454,9 @@ def main() -> None:
     _confine(order)
     path = order['path']
     try:
-        report: dict[str, Any] = check(
+        report: dict[str, Any] = {'candidates': check(
             sys.stdin.buffer.read(), pathlib.Path(path), order['threads'], order['candidates'],
-            order['graph'])
+            order['deadline_s'], order['graph'])}
     except PolicyError as error:
         report = {'error': str(error)}
     except MemoryError:

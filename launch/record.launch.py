@@ -1,7 +1,7 @@
 """Record a run with `ros2 bag record`: everything that `python -m training.replay` asks for."""
 
-from idql_ros import recorded
-from idql_ros.policy import default_path, Policy
+from idql_ros import recorded, vetting
+from idql_ros.policy import default_path
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
@@ -14,7 +14,7 @@ def _recorder(context: LaunchContext) -> list[ExecuteProcess]:
 
     node = f'{value("namespace")}/{value("node")}'
     topics = [
-        *recorded.topics(Policy(value('model') or default_path()).spec, node),
+        *recorded.topics(vetting.read_spec(value('model') or default_path()), node),
         *(recorded.full_name(topic, node) for topic in value('topics').split())]
     command = ['ros2', 'bag', 'record', '--storage', value('storage')]
     if value('output'):

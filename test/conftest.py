@@ -55,6 +55,20 @@ def fast_policy(tmp_path_factory):
         lambda metadata: metadata['spec'].update(rate=harness.RATE))
 
 
+@pytest.fixture(scope='session')
+def policy():
+    """Return the default policy."""
+    from idql_ros.policy import default_path, Policy
+    return Policy(default_path())
+
+
+@pytest.fixture
+def records(policy):
+    """Return the records of ten decisions, made in three ways."""
+    import replayed
+    return [replayed.decided(policy, number, **replayed.WAYS[number % 3]) for number in range(10)]
+
+
 @pytest.fixture
 def robot():
     """Give the other side of a node."""

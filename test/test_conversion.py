@@ -100,8 +100,9 @@ def test_dataset_says_what_it_was_made_of(tmp_path):
     assert metadata['spec'] == spec.to_json()
     assert json.loads(metadata['task']) == json.loads(reach(2.0).to_json())
     import hashlib
-    stored = json.loads(metadata['sources'])[str(path)]
+    stored = json.loads(metadata['sources'])['bag']
     assert stored == {'bag.mcap': hashlib.sha256((path / 'bag.mcap').read_bytes()).hexdigest()}
+    assert str(tmp_path) not in str(metadata)
     assert metadata['code_version']
     import minari
     os.environ['MINARI_DATASETS_PATH'] = str(tmp_path / 'datasets')

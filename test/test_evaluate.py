@@ -341,6 +341,16 @@ def test_data_of_d4rls_antmaze_is_refused_before_anything_is_simulated(tmp_path)
     assert found.stderr.startswith('error: antmaze-umaze-v2.hdf5: expected')
 
 
+def test_a_file_is_checked_before_it_is_opened(tmp_path):
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    model = onnx.load(DEFAULT)
+    model.ir_version = 9  # ONNX Runtime would take it
+    onnx.save(model, tmp_path / 'p.onnx')
+    found = run(tmp_path / 'p.onnx', '--episodes', '1')
+    assert found.returncode == 1
+    assert found.stderr.startswith(f'error: {tmp_path / "p.onnx"}: IR version: expected 8')
+
+
 @pytest.mark.parametrize(('environment', 'reason'), [
     (None, 'no environment is known for the robot other: give --environment'),
     ('os:abort', 'expected the id of an environment, found os:abort, which would run code'),

@@ -18,8 +18,15 @@ except packages.PackageNotFoundError:
     pytest.skip('idql_ros is not installed here: colcon build', allow_module_level=True)
 
 from idql_ros import recorded  # noqa: E402
-from idql_ros.policy import default_path, Policy  # noqa: E402
-from launch import actions, event_handlers, events, LaunchDescription, LaunchService  # noqa: E402
+from idql_ros.policy import default_path, Policy, PolicyError  # noqa: E402
+from launch import (  # noqa: E402
+    actions,
+    event_handlers,
+    events,
+    LaunchContext,
+    LaunchDescription,
+    LaunchService,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 
 
@@ -105,6 +112,19 @@ def test_record_launch_asks_for_every_topic_of_the_run_and_no_other(tmp_path, mo
     assert all(re.search(expression, topic) for topic in topics)
     assert not any(re.search(expression, topic) for topic in (
         '/odom', '/one/odom2', '/two/one/odom', '/tf_static', '/rosout'))
+
+
+def test_record_launch_takes_no_spec_from_a_file_that_fails_its_check(tmp_path):
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    model = onnx.load(default_path())
+    model.ir_version = 9  # ONNX Runtime would take it
+    onnx.save(model, tmp_path / 'p.onnx')
+    context = LaunchContext()
+    context.launch_configurations.update(
+        model=str(tmp_path / 'p.onnx'), namespace='', node='policy_node')
+    recorder = runpy.run_path(str(SHARE / 'launch' / 'record.launch.py'))['_recorder']
+    with pytest.raises(PolicyError, match='IR version: expected 8'):
+        recorder(context)
 
 
 def test_mujoco_launch_runs_the_asked_episodes_and_ends(tmp_path):

@@ -198,6 +198,11 @@ def test_onnx_file_without_metadata_is_refused(tmp_path):
     assert 'but no policy: expected the metadata idql_ros' in refusal(tmp_path / 'bare.onnx')
 
 
+def nested(levels):
+    """Return lists within each other."""
+    return [] if levels == 1 else [nested(levels - 1)]
+
+
 @pytest.mark.parametrize(('change', 'reason'), [
     (lambda m: 'no JSON', 'metadata idql_ros: expected JSON'),
     (lambda m: '[' * 10**5, 'metadata idql_ros: expected JSON'),
@@ -225,6 +230,10 @@ def test_onnx_file_without_metadata_is_refused(tmp_path):
     (lambda m: m['model'].update(candidates=0), 'model.candidates: expected a whole number'),
     (lambda m: m['model'].update(candidates=10**6), 'model.candidates: expected at most 65536'),
     (lambda m: m.update(provenance=['a']), 'provenance: expected a mapping, found a list'),
+    (lambda m: m.update(provenance={'a': 'b' * 2**16}),
+     'provenance: expected at most 32 levels and 65536 characters as JSON, found 65545 char'),
+    (lambda m: m.update(provenance={'a': nested(32)}), 'at most 32 levels .* found more levels'),
+    (lambda m: m.update(provenance={'a': nested(900)}), 'at most 32 levels .* found more levels'),
     (lambda m: m['model'].update(candidates='32'), 'model.candidates: expected a whole number'),
     # The whole spec asks for three numbers where the graph takes two.
     (lambda m: (m['spec']['observations'][0]['fields'].append('pose.pose.position.z'),
@@ -577,3 +586,10 @@ def test_empty_batch_has_no_decisions(policy):
 def test_extraction_out_of_range_is_refused_by_name(policy, settings, reason):
     with pytest.raises(PolicyError, match=reason.replace('+', '[+]')):
         policy.decide(OBSERVATION, 0, 0, 1, **settings)
+
+
+def test_provenance_within_its_limits_is_read_and_its_beginning_kept_as_text(tmp_path):
+    provenance = {'a': nested(31), 'b': 'c' * 60_000}
+    opened = Policy(changed(tmp_path / 'p.onnx', lambda m: m.update(provenance=provenance)))
+    assert opened.provenance == provenance
+    assert opened.provenance_text == json.dumps(provenance)[:1000]

@@ -17,7 +17,13 @@ from training import export as exporting  # noqa: E402
 from training import quantise  # noqa: E402
 from training.export import export, ExportError  # noqa: E402
 from training.idql import IDQL, IDQLConfig  # noqa: E402
-from training.policy_graph import float_product, IR_VERSION, Nodes, OPSET  # noqa: E402
+from training.policy_graph import (  # noqa: E402
+    float_product,
+    IR_VERSION,
+    Nodes,
+    OPSET,
+    policy_graph,
+)
 from training.quantise import difference, int8_product  # noqa: E402
 
 
@@ -140,6 +146,29 @@ def test_int8_weights_that_are_worse_are_not_written(tmp_path, monkeypatch):
         export(learner(), plain_spec(ENVIRONMENT).to_json(), {}, tmp_path / 'p.onnx', samples=4,
                int8=ENVIRONMENT)
     assert not list(tmp_path.iterdir())
+
+
+def test_verdict_does_not_depend_on_how_many_robots_are_simulated_at_a_time(
+        tmp_path, monkeypatch):
+    monkeypatch.setattr(quantise, 'EPISODES', 6)
+    idql = learner()
+    with torch.no_grad():
+        # What the block's products make decides where within its limits an action is.
+        idql.averaged_actor.blocks[0].contract.weight.normal_(0, 0.5)
+        idql.averaged_actor.output.weight.normal_(0, 0.05)
+    export(idql, plain_spec(ENVIRONMENT).to_json(), {}, tmp_path / 'float32.onnx', samples=4)
+    model = policy_graph(idql, int8_product)
+    entry, = onnx.load(tmp_path / 'float32.onnx').metadata_props
+    helper.set_model_props(model, {entry.key: entry.value})
+    onnx.save(model, tmp_path / 'int8.onnx')
+    found = []
+    for cores in (1, 3):
+        monkeypatch.setattr(quantise.os, 'cpu_count', lambda cores=cores: cores)
+        found.append(quantise.compare_in(
+            ENVIRONMENT, Policy(tmp_path / 'float32.onnx'), Policy(tmp_path / 'int8.onnx'),
+            np.ones(1)))
+    assert found[0] == found[1]
+    assert found[0].candidates_difference > 0
 
 
 def test_distance_of_a_policy_from_itself_is_none_and_from_another_draw_is_what_n_can_tell(

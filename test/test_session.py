@@ -100,6 +100,29 @@ def test_engines_lie_in_the_cache_by_the_files_digest(tmp_path, monkeypatch):
     assert one != other and one.parent == other.parent == tmp_path / 'idql_ros' / 'tensorrt'
 
 
+def test_only_candidates_that_engines_were_built_for_are_run():
+    session = Session(DEFAULT_POLICY.read_bytes(), candidates=[1, 8])
+    session.run(*inputs(session, 1, 8))
+    for batch, number in ((1, 7), (2, 8)):
+        with pytest.raises(SessionError, match=rf'built for \(1, 8\), found {batch} and {number}: '
+                                               f'run python -m idql_ros.session FILE {number}'):
+            session.run(*inputs(session, batch, number))
+
+
+@pytest.mark.skipif(TENSORRT not in onnxruntime.get_available_providers(), reason='no TensorRT')
+def test_engines_that_were_built_run_with_their_candidates_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    content = DEFAULT_POLICY.read_bytes()
+    for number in (8, 16):
+        main([str(DEFAULT_POLICY), str(number)])
+    session = open_session(content, device='tensorrt')
+    assert session.provider == TENSORRT, session.notes
+    for number in (1, 8, 16):
+        session.run(*inputs(session, 1, number))
+    with pytest.raises(SessionError, match=r'built for \(1, 8, 16\)'):
+        session.run(*inputs(session, 1, 32))
+
+
 @pytest.mark.skipif(TENSORRT in onnxruntime.get_available_providers(), reason='there is TensorRT')
 def test_engines_are_not_built_without_tensorrt(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

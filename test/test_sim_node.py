@@ -161,6 +161,17 @@ def test_a_spec_that_the_simulation_cannot_serve_is_refused_in_one_line(
     assert len(process.output().splitlines()) == 1
 
 
+def test_the_spec_of_a_policy_file_that_fails_its_check_is_refused_in_one_line(tmp_path):
+    onnx = pytest.importorskip('onnx', reason='onnx is not installed')
+    model = onnx.load(harness.DEFAULT_POLICY)
+    model.ir_version = 9  # ONNX Runtime would take it
+    onnx.save(model, tmp_path / 'p.onnx')
+    process = harness.Process(NODE, {'spec': tmp_path / 'p.onnx'}, tmp_path / 'log')
+    assert process.child.wait(20) == 1
+    line, = process.output().splitlines()
+    assert 'p.onnx: IR version: expected 8' in line
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_without_a_traceback(driver, tmp_path, number):
     with harness.running(NODE, {'spec': SPEC}, tmp_path / 'log') as process:

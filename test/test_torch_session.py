@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from idql_ros.policy import Policy
+from idql_ros.policy import Policy, PolicyError
 from idql_ros.session import open_session, SessionError
+from idql_ros.vetting import vet
 import numpy as np
 import onnx
 import pytest
@@ -92,6 +93,54 @@ def test_operator_that_no_float32_file_has_is_named():
     with pytest.raises(SessionError, match='found the operators Cast, DynamicQuantizeLinear, '
                                            'MatMulInteger; use backend onnxruntime'):
         TorchSession(graph(int8_product))
+
+
+def with_node(kind, inputs, constants, **attributes):
+    """Return a file whose q is first changed by a node that reads it and constants."""
+    model = onnx.load_model_from_string(graph())
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = ['inner' if name == 'q' else name for name in names]
+    for name, value in constants.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    model.graph.node.append(onnx.helper.make_node(kind, inputs, ['q'], **attributes))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(('content', 'reason'), [
+    # ONNX keeps the dimension of a list of indices; select does not.
+    (with_node('Gather', ['inner', 'i'], {'i': [0]}, axis=1), 'expected Gather with one index'),
+    # In ONNX a size of 0 is the size that was there before.
+    (with_node('Reshape', ['inner', 's'], {'s': [0, -1]}), 'Reshape to sizes that are not 0'),
+    # In ONNX whole numbers are divided into whole numbers.
+    (with_node('Div', ['a', 'b'], {'a': [[7]], 'b': [[2]]}), 'expected Div of float32'),
+    (with_node('LayerNormalization', ['inner', 's', 'b'],
+               {'s': np.ones((1, 1), np.float32), 'b': np.zeros((1, 1), np.float32)}, axis=0,
+               epsilon=1e-5), 'LayerNormalization over the last axis'),
+])
+def test_operator_as_no_export_writes_it_is_refused_not_computed_otherwise(content, reason):
+    with pytest.raises(SessionError, match=f'backend torch cannot run it: .*{reason}'):
+        TorchSession(content)
+
+
+@pytest.mark.parametrize('at', [64, 32, 16, 8])
+@pytest.mark.parametrize('which', range(3))
+def test_answers_that_are_not_the_cpus_with_one_n_are_refused(monkeypatch, at, which):
+    vetted = vet(DEFAULT_POLICY, candidates=[64], deadline_s=0.1)
+    assert Policy(DEFAULT_POLICY, vetted=vetted, backend='torch').provider.startswith('torch')
+    right = TorchSession.run
+
+    def wrong(self, observations, noise):
+        found = right(self, observations, noise)
+        if noise.shape[2] == at:
+            # Actions have a range of 2; Q and V are above 1.
+            found[which] = found[which] * (1 + 1e-3) + 1e-3
+        return found
+
+    monkeypatch.setattr(TorchSession, 'run', wrong)
+    with pytest.raises(PolicyError, match=f'torch .*: expected the answers of ONNX Runtime on the '
+                                          f'CPU within 0.0002 .* with {at} candidates; use'):
+        Policy(DEFAULT_POLICY, vetted=vetted, backend='torch')
 
 
 @pytest.mark.parametrize('content', [b'no graph', graph()[:2000]])

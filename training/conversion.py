@@ -41,7 +41,7 @@ from training.datasets import (
 )
 from training.files import write_whole
 from training.header_clock import CLOCK_TOPIC
-from training.provenance import code_version
+from training.provenance import code_version, names_of
 from training.rewards import RewardError, Task
 from training.storage import Bag, BagError, Definitions, Topic
 
@@ -373,10 +373,11 @@ def _merge(
 
     scores = {} if reference_scores is None else {
         'ref_min_score': reference_scores[0], 'ref_max_score': reference_scores[1]}
+    names = names_of(paths)
     metadata = {
-        'bags': ', '.join(path.name for path in paths),
-        'sources': json.dumps({str(path): result.account['files']
-                               for path, result in zip(paths, results, strict=True)}),
+        'bags': ', '.join(names),
+        'sources': json.dumps({name: result.account['files']
+                               for name, result in zip(names, results, strict=True)}),
         'task': conversion.task.to_json(),
         'code_version': code_version(),
     }

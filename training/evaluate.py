@@ -21,6 +21,7 @@ import sys
 from typing import Annotated, Any
 
 from idql_ros import message as messages
+from idql_ros import vetting
 from idql_ros.environments import identity, make, ROBOTS, SimulatedRobot, SimulationError
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
@@ -128,7 +129,7 @@ def act(
 def evaluate(
     policy: Policy, environment: str, episodes: int, seed: int, candidates: int, label: str,
     extraction: Extraction = 'greedy', softmax_temperature: float = 1.0,
-    sampling_temperature: float = 1.0, parallel: int = 1,
+    sampling_temperature: float = 1.0, parallel: int = 1, alone: bool = False,
 ) -> list[EpisodeResult]:
     """Run seeded episodes with a policy file.
 
@@ -144,6 +145,8 @@ def evaluate(
         sampling_temperature: Scales the noise that the denoising steps add.
         parallel: Robots at a time. More than 1: each in a process of its own; how many changes
             what a decision rounds to, and nothing else.
+        alone: Each decision is an inference of its own, as on the robot, however many robots ask:
+            then it does not even change that.
 
     Returns:
         The results in the order of the episodes.
@@ -158,9 +161,12 @@ def evaluate(
     robot = SimulatedRobot(env, policy.spec, seed)
 
     def decide_batch(observations: np.ndarray, ticks_ns: list[int]) -> list[Decision]:
-        return policy.decide_batch(
-            observations, ticks_ns, seed, candidates, extraction=extraction,
-            temperature=softmax_temperature, sampling_temperature=sampling_temperature)
+        size = 1 if alone else len(ticks_ns)
+        return [decision for first in range(0, len(ticks_ns), size)
+                for decision in policy.decide_batch(
+                    observations[first:first + size], ticks_ns[first:first + size], seed,
+                    candidates, extraction=extraction, temperature=softmax_temperature,
+                    sampling_temperature=sampling_temperature)]
 
     with tqdm(total=episodes, desc=label, unit='episode', dynamic_ncols=True) as bar:
         if min(parallel, episodes) > 1:
@@ -361,7 +367,10 @@ def main(
         raise SimulationError(f'expected a seed from 0 to {2**32 - episodes}, found {seed}')
     check_extraction(extraction, softmax_temperature, sampling_temperature)
     # While robots wait for an inference, their cores are its own.
-    opened = Policy(policy, threads=1 if parallel == 1 else os.cpu_count() or 1)
+    threads = 1 if parallel == 1 else os.cpu_count() or 1
+    # The file may be somebody else's; what leaves the check gives the very same answers.
+    vetted = vetting.vet(policy, threads=threads, candidates=candidates or (0, 1))
+    opened = Policy(policy, threads, vetted=vetted)
     environment = environment or environment_of(opened)
     env = make(environment)
     scored_in, warning = identity(env), comparability(opened.provenance, env)

@@ -161,7 +161,7 @@ def _compare_int8(files: Mapping[str, bytes], environment: str, idql: IDQL) -> C
         for name, written in files.items():
             path = Path(folder, name).with_suffix('.onnx')
             path.write_bytes(written)
-            policies.append(Policy(path, torch.get_num_threads()))
+            policies.append(Policy(path))  # one thread, as the node by default
         return compare_in(
             environment or environment_of(policies[0]), *policies, idql.action_scale.numpy())
 

@@ -103,6 +103,9 @@ def compare_in(
 ) -> Comparison:
     """Score both policies in the same episodes, and compare the actions that they propose.
 
+    Each decision is an inference of its own, as on the robot: the scales of int8 products are
+    those of all that an inference holds, and on another machine as many robots would not ask.
+
     Args:
         environment: module:factory, or an id of Gymnasium or OGBench.
         float32: The policy.
@@ -115,7 +118,7 @@ def compare_in(
     """
     plain, quantised = (
         evaluate(policy, environment, EPISODES, seed, policy.candidates, label,
-                 parallel=os.cpu_count() or 1)
+                 parallel=os.cpu_count() or 1, alone=True)
         for policy, label in ((float32, 'float32'), (int8, 'int8')))
     scores = (
         difference('success', *(np.array([float(r.success) for r in results])
@@ -147,8 +150,8 @@ def _actions(
 ) -> tuple[float, tuple[float, ...], tuple[float, ...], float]:
     """Return the last four of `Comparison`."""
     ours, theirs, again = (
-        policy.decide_batch(observations, range(first, first + len(observations)), seed,
-                            policy.candidates)
+        [policy.decide(observation, first + i, seed, policy.candidates)
+         for i, observation in enumerate(observations)]
         for policy, first in ((float32, 0), (int8, 0), (float32, len(observations))))
     a, b, c = (np.stack([decision.candidates for decision in decisions]) / action_scale
                for decisions in (ours, theirs, again))  # (B, N, A)

@@ -39,7 +39,7 @@ from training.export import export
 from training.graph import GraphedUpdate
 from training.idql import Batch, Draws, IDQL, IDQLConfig, Info
 from training.logs import Log
-from training.provenance import code_version
+from training.provenance import code_version, shortened
 from training.statistics import summarise
 import tyro
 
@@ -483,7 +483,7 @@ def load_data(config: TrainConfig) -> Data:
         'dataset': describe(config)['dataset'],
         'dataset_hash': dataset.content_hash(),
         'validation_hash': None if validation is None else validation.content_hash(),
-        'dataset_metadata': metadata,
+        'dataset_metadata': shortened(metadata),
         'transitions': len(training.rewards),
         'episodes': len(np.unique(training.episodes)),
         'config': describe(config),
