@@ -14,7 +14,7 @@ def origin(space: Space, observation: np.ndarray) -> np.ndarray:
 
 
 def points(space: Space, observation: np.ndarray, actions: np.ndarray) -> np.ndarray:
-    """Return the points (N, 3) of actions (N, A), given an observation (O,)."""
+    """Return where actions (N, A) lead, (N, 3), given an observation (O,)."""
     return origin(space, observation) + space.scale * _in_space(actions[:, list(space.action)])
 
 
