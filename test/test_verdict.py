@@ -109,8 +109,8 @@ def test_an_action_from_a_sample_that_was_never_published_is_found(record):
 
 
 def test_an_action_that_asked_for_a_jump_is_found_when_the_blend_is_over(record):
-    act(record, 50, [0.0, 0.2, 0.0], asked=[0.0, 0.2, 1.2])
-    assert [text for text in texts(record) if 'a jump of 1.2000' in text]
+    act(record, 50, [0.0, 0.2, 0.0], asked=[0.0, 0.2, 1.35])
+    assert [text for text in texts(record) if 'a jump of 1.3500' in text]
 
 
 def test_an_action_that_is_not_the_one_of_the_decision_is_found(record):

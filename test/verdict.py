@@ -87,11 +87,14 @@ class Verdict:
                 blended_s = None
                 continue
             if freed and record is not None:
-                # After an operator's stop the first command begins where the robot is.
+                # After an operator's stop the first command begins where the robot is; resumed
+                # before the stop was reached, where the last command was.
                 measured = np.array([record.observation[d.measured] for d in command.dimensions])
-                before = replace(before, values=np.clip(
+                measured = np.clip(
                     measured.astype(float), [d.lower for d in command.dimensions],
-                    [d.upper for d in command.dimensions]))
+                    [d.upper for d in command.dimensions])
+                nearer = np.abs(measured - sent.values) < np.abs(before.values - sent.values)
+                before = replace(before, values=np.where(nearer, measured, before.values))
                 freed = False
             if record is not None:
                 blended_s = self._check_jump(
