@@ -38,6 +38,15 @@ class Health:
         self._messages = dict.fromkeys(runner.received, 0)
 
     def ladder(self, enabled: bool) -> Status:
+        """Return the state of the ladder and why, and what the last decision was told for."""
+        status, output = self.state(enabled), self._runner.output
+        if status.level != OK:
+            return status
+        told = [*(f'dimension {x.dimension}: {x.asked:.6g} held to {x.sent:.6g} ({x.limit})'
+                  for x in output.limited), *output.warnings]
+        return dataclasses.replace(status, level=WARN, message='; '.join(told)) if told else status
+
+    def state(self, enabled: bool) -> Status:
         """Return the state of the ladder and why."""
         runner = self._runner
         output = runner.output
@@ -57,10 +66,6 @@ class Health:
         if output.state != 'acting':
             return Status(_STATE_LEVELS[output.state], 'policy',
                           f'{output.state}: {"; ".join(output.reasons)}', values)
-        told = [*(f'dimension {x.dimension}: {x.asked:.6g} held to {x.sent:.6g} ({x.limit})'
-                  for x in output.limited), *output.warnings]
-        if told:
-            return Status(WARN, 'policy', '; '.join(told), values)
         return Status(OK, 'policy', 'acting' if enabled else
                       'acting, dry run: enable_commands is false', values)
 

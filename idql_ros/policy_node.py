@@ -513,7 +513,7 @@ class PolicyNode(LifecycleNode):
         told = (output.state, without_numbers(output.reasons), self._enabled)
         if told != self._told:
             self._told = told
-            self._topics.status(self._health.ladder(self._enabled))
+            self._topics.status(self._health.state(self._enabled))
         if made is not None:
             self._topics.made(output, made, self._runner.settings, left)
         return left

@@ -734,12 +734,12 @@ class Runner:
     def _guard_time_of_refusal(self, stamp_ns: int) -> int:
         """Return the time that the guard counts at a step of the ladder: of a clock that goes on.
 
-        On a robot the real time. In simulation that of the stamp, or where the clock stands still
-        the real time, a period at most at once.
+        That of the stamps; where their clock stands still or was set back, the real time.
         """
         idle_ns = self._clocks.steady_ns() - self._emitted_steady_ns
         if not self._clocks.simulated:
-            return self._guarded_ns + idle_ns
+            passed_ns = stamp_ns - self._stamped_ns
+            return self._guarded_ns + (passed_ns if passed_ns >= 0 else idle_ns)
         if stamp_ns < self._emitted_ns - self._period_ns:
             return stamp_ns  # set back
         return max(stamp_ns, self._guarded_ns + min(idle_ns, self._period_ns))
