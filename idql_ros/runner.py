@@ -241,8 +241,7 @@ class Runner:
         self._late = False
         now_ns, steady_ns = self._clocks.now_ns(), self._clocks.steady_ns()
         self._emitted_ns = now_ns
-        # The guard's time at the last output, and its stamp.
-        self._guarded_ns, self._stamped_ns = self._time_ns(), now_ns
+        self._guarded_ns = now_ns  # the guard's time at the last output
         self._emitted_steady_ns = self._beat_ns = steady_ns
         # What was last logged of the ladder, and when.
         self._logged: tuple[str, tuple[str, ...]] = ('', ())
@@ -573,12 +572,11 @@ class Runner:
     def _act(self, job: _Job, decision: Decision) -> None:
         with self._lock:
             begun_ns = self._clocks.steady_ns()
-            guard_ns = self._guard_time_of_act(job.tick_ns)
             self._value_guard.ranges = job.ranges
-            output = self._guard.act(guard_ns, decision.action, decision.values)
+            output = self._guard.act(job.tick_ns, decision.action, decision.values)
             guarded_ns = self._clocks.steady_ns()
             try:
-                left = self._emit(output, job.tick_ns, guard_ns, Made(
+                left = self._emit(output, job.tick_ns, job.tick_ns, Made(
                     job.tick_ns, job.fresh_until_ns, job.observation, job.candidates, job.policy,
                     decision))
             except (MessageError, TooLate) as error:
@@ -586,7 +584,7 @@ class Runner:
                 if output.state == 'acting':
                     self._guard.take_back(error.sent if isinstance(error, TooLate) else 0)
                 now_ns = self._clocks.now_ns()
-                guard_ns = self._guard_time_of_refusal(now_ns)
+                guard_ns = self._guard_time_ns(now_ns)
                 output = self._guard.refuse(guard_ns, [str(error)], 0.0)
                 left = self._emit(output, now_ns, guard_ns)
         self.latencies['guard'].add((guarded_ns - begun_ns) / NS)
@@ -708,46 +706,33 @@ class Runner:
             newest = self.observer.peek(self._clocks.now_ns())
             if newest is not None:
                 self._guard.measure(newest)
-            idle_ns = self._clocks.steady_ns() - self._emitted_steady_ns
             if not self._reasons:
-                # The last command is held from when it was sent, also where nobody could hold it.
+                # The last command is held from when it was sent, also where nobody could hold it:
+                # while this process or its executor stood still.
+                stood_ns = self._clocks.steady_ns() - self._beat_ns
+                if self._beat_ns < self._paused_until_ns + _QUEUE_NS:
+                    stood_ns += self._paused_ns
                 expected_ns = self.shortest_age_ns + 2 * self._period_ns
-                self._hold_lost_s = max(0, idle_ns - expected_ns) / NS
+                self._hold_lost_s = max(0, stood_ns - expected_ns) / NS
             hold_s = max(0.0, hold_s - self._hold_lost_s)
-            guard_ns = self._guard_time_of_refusal(stamp_ns)
+            guard_ns = self._guard_time_ns(stamp_ns)
             output = (self._guard.halt(guard_ns, reasons) if urgent
                       else self._guard.refuse(guard_ns, reasons, hold_s))
             self.counts['stops'] += 1
             self._acted_ns = None  # the rate of actions counts while it acts
             self._emit(output, stamp_ns, guard_ns)
 
-    def _guard_time_of_act(self, tick_ns: int) -> int:
-        """Return the time that the guard counts at an action: it goes on as the ticks do.
-
-        Their stamps do not jitter as the inference does. A clock that is set back stops it for a
-        tick.
-        """
-        if self._clocks.simulated:
-            return tick_ns
-        return self._guarded_ns + max(0, tick_ns - self._stamped_ns)
-
-    def _guard_time_of_refusal(self, stamp_ns: int) -> int:
-        """Return the time that the guard counts at a step of the ladder: of a clock that goes on.
-
-        That of the stamps; where their clock stands still or was set back, the real time.
-        """
-        idle_ns = self._clocks.steady_ns() - self._emitted_steady_ns
-        if not self._clocks.simulated:
-            passed_ns = stamp_ns - self._stamped_ns
-            return self._guarded_ns + (passed_ns if passed_ns >= 0 else idle_ns)
+    def _guard_time_ns(self, stamp_ns: int) -> int:
+        """Return the time of a refusal for the guard: its stamp, or of a clock that goes on."""
         if stamp_ns < self._emitted_ns - self._period_ns:
             return stamp_ns  # set back
+        idle_ns = self._clocks.steady_ns() - self._emitted_steady_ns
         return max(stamp_ns, self._guarded_ns + min(idle_ns, self._period_ns))
 
     def _emit(self, output: Output, stamp_ns: int, guard_ns: int,
               made: Made | None = None) -> bool:
         before, self.output = self.output, output
-        self._guarded_ns, self._stamped_ns = guard_ns, stamp_ns
+        self._guarded_ns = guard_ns
         self._emitted_ns, self._emitted_steady_ns = (
             self._clocks.now_ns(), self._clocks.steady_ns())
         left = self._send_output(output, stamp_ns, made)
