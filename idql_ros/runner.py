@@ -724,8 +724,8 @@ class Runner:
 
     def _guard_time_ns(self, stamp_ns: int) -> int:
         """Return the time of a refusal for the guard: its stamp, or of a clock that goes on."""
-        if stamp_ns < self._emitted_ns - self._period_ns:
-            return stamp_ns  # set back
+        if not self._clocks.simulated or stamp_ns < self._emitted_ns - self._period_ns:
+            return stamp_ns  # a robot's clock goes on; a simulation's was set back
         idle_ns = self._clocks.steady_ns() - self._emitted_steady_ns
         return max(stamp_ns, self._guarded_ns + min(idle_ns, self._period_ns))
 
