@@ -144,6 +144,7 @@ class Runner:
         received: signal -> what came of it.
         latencies: stage -> its last durations in s.
         intervals: between the last actions, s.
+        shortest_age_ns: the smallest max_age of the signals.
         longest_stall_s: by which `watch` was called too late; may be set to 0.
     """
 
@@ -180,7 +181,9 @@ class Runner:
         self._value_guard = ValueGuard(settings.value_guard, settings.value_guard_ticks)
         self._guard = Guard(policy.spec, latch_stop=settings.latch_stop,
                             value_guard=self._value_guard)
+        # The spec stays, whichever policy is swapped in.
         self._period_ns = int(NS / policy.spec.rate)
+        self.shortest_age_ns = int(min(s.max_age for s in policy.spec.observations) * NS)
         # For the guard and what leaves it, which the watchdog's thread may also do.
         self._lock = threading.Lock()
         self._estops = estops
@@ -257,11 +260,6 @@ class Runner:
         self._deadman_ns: int | None = None
         # How much of the hold time was over before the ladder began: nobody was there to hold.
         self._hold_lost_s = 0.0
-
-    @property
-    def shortest_age_ns(self) -> int:
-        """Return the smallest max_age of the signals."""
-        return int(min(s.max_age for s in self.policy.spec.observations) * NS)
 
     @property
     def watch_period_s(self) -> float:
@@ -677,8 +675,8 @@ class Runner:
     def _overdue_ns(self) -> int:
         return 2 * self._period_ns + self.shortest_age_ns
 
-    def stalled(self) -> float:
-        """Go on with the ladder where the executor does not; return for how long it has not.
+    def stalled(self) -> None:
+        """Go on with the ladder where the executor does not.
 
         Called by another thread, often, while this runner is started.
         """
@@ -693,7 +691,6 @@ class Runner:
                 self._clocks.now_ns(),
                 [*released, f'the executor has not run for {stalled_ns / NS:.2f} s'],
                 0.0 if released else self.policy.spec.hold_time, bool(released))
-        return stalled_ns / NS
 
     # What goes out.
 

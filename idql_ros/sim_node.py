@@ -20,7 +20,7 @@ from idql_ros import vetting
 from idql_ros.environments import make, ROBOTS, SimulatedRobot, SimulationError
 from idql_ros.policy import default_path, PolicyError
 from idql_ros.spec import load, Spec, SpecError
-from idql_ros.topics import qos_profile
+from idql_ros.topics import labelled, qos_profile
 import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
@@ -30,7 +30,7 @@ from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Float64MultiArray, MultiArrayDimension, MultiArrayLayout
+from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
 _WAIT_LOG_PERIOD_S = 2.0
@@ -274,12 +274,9 @@ class SimNode(Node):
         values = (episode, robot.total_reward, robot.success, robot.length, self._timeouts)
         self.get_logger().info(', '.join(
             f'{label} {value}' for label, value in zip(_RESULT_LABELS, values, strict=True)))
-        size = len(_RESULT_LABELS)
-        self._episode_publisher.publish(Float64MultiArray(
-            layout=MultiArrayLayout(dim=[
-                MultiArrayDimension(label=label, size=1, stride=size - i)
-                for i, label in enumerate(_RESULT_LABELS)]),
-            data=[float(value) for value in values]))
+        message = labelled([(label, 1) for label in _RESULT_LABELS])
+        message.data = [float(value) for value in values]
+        self._episode_publisher.publish(message)
         if results is not None:
             results.write(json.dumps({
                 **dict(zip(_RESULT_LABELS, values, strict=True)),

@@ -89,7 +89,7 @@ class Topics:
         if candidates:
             from visualization_msgs.msg import MarkerArray
             self._candidates = create(MarkerArray, '~/candidates', 1)
-        self._value_message = _labelled([(label, 1) for label in VALUE_LABELS])
+        self._value_message = labelled([(label, 1) for label in VALUE_LABELS])
         self._decision_message: Float64MultiArray | None = None
 
     def destroy(self) -> None:
@@ -194,7 +194,7 @@ class Topics:
             sent=np.concatenate(output.parts) if acting
             else np.full_like(decision.action, math.nan)))
         if self._decision_message is None:
-            self._decision_message = _labelled(labels)
+            self._decision_message = labelled(labels)
         self._decision_message.data = data.tolist()
         self._decision.publish(self._decision_message)
 
@@ -264,7 +264,7 @@ def _if_agreed(stream: Stream, note: Callable[[Stream, Any], None]) -> Any:
     return None if stream.deadline is None else functools.partial(note, stream)
 
 
-def _labelled(labels: list[tuple[str, int]]) -> Float64MultiArray:
+def labelled(labels: list[tuple[str, int]]) -> Float64MultiArray:
     """Return a message whose layout names its numbers: (label, count), one after another."""
     rest = sum(size for _, size in labels)
     message = Float64MultiArray()
