@@ -89,6 +89,19 @@ class Stop:
         return self._held
 
 
+@dataclasses.dataclass(frozen=True)
+class _Moment:
+    """What a guard knew before an action."""
+
+    sent: np.ndarray | None
+    at: np.ndarray
+    speed: np.ndarray
+    last_ns: int | None
+    state: str
+    acted: bool
+    from_measured: bool
+
+
 class Guard:
     """Turns what the policy asks for, or its silence, into what may be sent.
 
@@ -127,13 +140,12 @@ class Guard:
         # What the commands are now (A,), NaN where it is not known, and how fast they got there.
         self._at = np.full(self._spec.action_size, np.nan)
         self._speed = np.zeros(self._spec.action_size)
-        # What was last sent, `_at` and `_speed` before the last action.
-        self._before = self._stop.sent, self._at, self._speed
         self._last_ns: int | None = None  # the last call
         self._held_ns = 0  # how long the last command is held
         self._from: np.ndarray | None = None  # (A,) what was measured when the blend began
         self._blended_s = 0.0
         self._from_measured = False  # the next action is the first one after a resume
+        self._before = self._moment()
         if self._value_guard is not None:
             self._value_guard.reset()
 
@@ -201,6 +213,7 @@ class Guard:
         Returns:
             The action within the limits; or, where it is refused, the next step of the ladder.
         """
+        before = self._moment()
         self._pass(now_ns)
         if self.blocked:
             return self._keep_blocked((), 'latched')
@@ -222,7 +235,7 @@ class Guard:
             return self._descend(jumps, hold_s, 'jump', warnings)
         sent, bit = self._limits.position(asked)
         limited += bit
-        self._before = self._stop.sent, self._at, self._speed.copy()
+        self._before = before
         self._at = sent.astype(np.float64)
         for i in self._limits.slow:
             if not math.isnan(reference[i]):
@@ -237,12 +250,21 @@ class Guard:
 
     def take_back(self, kept: int) -> None:
         """Forget the last action but for its first `kept` numbers: no more of it was sent."""
-        sent, at, speed = self._before
-        self._at[kept:], self._speed[kept:] = at[kept:], speed[kept:]
-        if sent is not None:
-            self._stop.sent = np.concatenate([self._stop.sent[:kept], sent[kept:]])
-        elif not kept:
-            self._stop.sent = None
+        before = self._before
+        self._at[kept:], self._speed[kept:] = before.at[kept:], before.speed[kept:]
+        if kept and before.sent is not None:
+            self._stop.sent = np.concatenate([self._stop.sent[:kept], before.sent[kept:]])
+        elif kept:
+            self._state = 'ramping'  # no whole command was sent that could be held
+        else:
+            self._stop.sent = before.sent
+            # The time since the last command that was sent is still to be used.
+            self._last_ns, self._state, self._acted, self._from_measured = (
+                before.last_ns, before.state, before.acted, before.from_measured)
+
+    def _moment(self) -> _Moment:
+        return _Moment(self._stop.sent, self._at, self._speed.copy(), self._last_ns, self._state,
+                       self._acted, self._from_measured)
 
     def refuse(self, now_ns: int, reasons: Sequence[str], hold_s: float) -> Output:
         """Return what is sent while the policy may not act; called at the tick rate.

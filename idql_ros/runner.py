@@ -568,23 +568,25 @@ class Runner:
         self._act(job, decision)
 
     def _act(self, job: _Job, decision: Decision) -> None:
-        with self._lock:
-            begun_ns = self._clocks.steady_ns()
-            self._value_guard.ranges = job.ranges
-            output = self._guard.act(job.tick_ns, decision.action, decision.values)
-            guarded_ns = self._clocks.steady_ns()
-            try:
-                left = self._emit(output, job.tick_ns, job.tick_ns, Made(
-                    job.tick_ns, job.fresh_until_ns, job.observation, job.candidates, job.policy,
-                    decision))
-            except (MessageError, TooLate) as error:
-                # No message: two columns of a rotation that are parallel.
-                if output.state == 'acting':
-                    self._guard.take_back(error.sent if isinstance(error, TooLate) else 0)
-                now_ns = self._clocks.now_ns()
-                guard_ns = self._guard_time_ns(now_ns)
-                output = self._guard.refuse(guard_ns, [str(error)], 0.0)
-                left = self._emit(output, now_ns, guard_ns)
+        try:
+            with self._lock:
+                begun_ns = self._clocks.steady_ns()
+                self._value_guard.ranges = job.ranges
+                output = self._guard.act(job.tick_ns, decision.action, decision.values)
+                guarded_ns = self._clocks.steady_ns()
+                try:
+                    left = self._emit(output, job.tick_ns, job.tick_ns, Made(
+                        job.tick_ns, job.fresh_until_ns, job.observation, job.candidates,
+                        job.policy, decision))
+                except (MessageError, TooLate) as error:
+                    # No message: two columns of a rotation that are parallel.
+                    if output.state == 'acting':
+                        self._guard.take_back(error.sent if isinstance(error, TooLate) else 0)
+                    raise
+        except (MessageError, TooLate) as error:
+            self.counts['refused'] += 1
+            self._refuse(self._clocks.now_ns(), [str(error)], self.policy.spec.hold_time)
+            return
         self.latencies['guard'].add((guarded_ns - begun_ns) / NS)
         self.latencies['publish'].add((self._clocks.steady_ns() - guarded_ns) / NS)
         if output.state != 'acting':

@@ -676,6 +676,28 @@ def test_no_sequence_of_calls_breaks_a_limit_the_ladder_or_a_latch(
                 None if p is None else p.tobytes() for p in outputs[1].parts]
 
 
+@pytest.mark.parametrize('hold_s', [0.0, 1.0])
+def test_after_an_action_that_was_not_sent_it_goes_on_as_if_it_had_never_been(hold_s):
+    limits = {'max_rate': 1.0, 'max_acceleration': 5.0}
+    driven, other = (Driven([('zero', -1, 1, limits)]) for _ in range(2))
+    for each in (driven, other):
+        for _ in range(4):
+            each.act(0.5)
+    driven.act(0.5)
+    driven.guard.take_back(0)
+    found = driven.refuse(hold_s, after_ns=PERIOD // 2)
+    expected = other.refuse(hold_s, after_ns=PERIOD + PERIOD // 2)
+    assert sent(found) == sent(expected) != [0.0]
+    assert found.state == expected.state == ('holding' if hold_s else 'ramping')
+
+
+def test_a_command_that_never_left_as_a_whole_is_not_held():
+    driven = Driven([('zero', -1, 1)], [('zero', -1, 1)])
+    driven.act(0.5, 0.5)
+    driven.guard.take_back(1)
+    assert sent(driven.refuse(hold_s=1.0)) == [0.0, 0.0]
+
+
 def test_an_action_that_is_taken_back_is_no_reference_but_for_what_was_sent():
     limits = {'max_rate': 1.0, 'max_acceleration': 5.0}
     driven = Driven([('zero', -1, 1, limits)], [('zero', -1, 1, limits)])

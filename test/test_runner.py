@@ -185,6 +185,23 @@ def test_an_action_that_the_process_sat_on_is_not_sent_and_nothing_follows_from_
     assert scene.values == pytest.approx([0.1, 0.0])
 
 
+def test_an_action_that_grew_too_old_on_its_way_out_begins_the_hold():
+    scene = Scene(change=lambda data: (ramp(data), hold(data)))
+    scene.act()
+    scene.wait(50)
+    send = scene.runner._send_output
+
+    def too_late(output, stamp_ns, made):
+        scene.runner._send_output = send
+        raise TooLate(0)
+    scene.runner._send_output = too_late
+    scene.act()
+    assert scene.states == ['acting', 'holding']
+    assert scene.values == pytest.approx([0.1, 0.1])
+    scene.wait(400)
+    assert scene.states[-1] == 'stopped'
+
+
 def test_a_result_that_is_later_than_its_period_is_dropped_and_counted():
     scene = Scene()
     scene.act()
