@@ -17,8 +17,9 @@ from typing import Any, TextIO
 
 from idql_ros import message as messages
 from idql_ros import vetting
-from idql_ros.environments import make, ROBOTS, SimulatedRobot, SimulationError
+from idql_ros.environments import make, ROBOTS, SimulationError
 from idql_ros.policy import default_path, PolicyError
+from idql_ros.simulated_robot import SimulatedRobot
 from idql_ros.spec import load, Spec, SpecError
 from idql_ros.topics import labelled, qos_profile
 import numpy as np

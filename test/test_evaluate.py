@@ -27,6 +27,7 @@ from idql_ros import environments  # noqa: E402
 from idql_ros import message as messages  # noqa: E402
 from idql_ros import spec as specs  # noqa: E402
 from idql_ros.policy import Decision, Policy  # noqa: E402
+from idql_ros.simulated_robot import SimulatedRobot  # noqa: E402
 from training import evaluate  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +116,7 @@ def test_scoring_a_file_twice_gives_identical_episodes():
 @pytest.mark.parametrize('parallel', [1, 2])
 def test_extraction_and_temperatures_reach_the_decisions(parallel):
     opened, maze = Policy(DEFAULT), f'{__name__}:short_maze'
-    robot = environments.SimulatedRobot(short_maze(), ROBOT, seed=5)
+    robot = SimulatedRobot(short_maze(), ROBOT, seed=5)
     for settings in (('implicit', 1.0, 1.0), ('softmax', 3.0, 0.5)):
         found = evaluate.evaluate(opened, maze, 2, 5, 8, 'test', *settings, parallel)
         names = ('extraction', 'temperature', 'sampling_temperature')
@@ -209,6 +210,7 @@ PROGRAM_WITH_A_HANDLER = """
 import signal, sys
 from idql_ros.environments import make
 from idql_ros.policy import Policy
+from idql_ros.simulated_robot import SimulatedRobot
 from training import evaluate
 
 make(sys.argv[2]).close()  # what it imports runs programs that SIGTERM ends
@@ -366,7 +368,7 @@ def test_file_cannot_say_which_code_runs(tmp_path, environment, reason):
 
 
 def test_policy_is_asked_once_a_tick_with_the_observation_and_time_of_the_tick():
-    robot = environments.SimulatedRobot(short_maze(), ROBOT, seed=0)
+    robot = SimulatedRobot(short_maze(), ROBOT, seed=0)
     asked = []
 
     def decide(observation, tick_ns):
@@ -385,13 +387,13 @@ def test_policy_is_asked_once_a_tick_with_the_observation_and_time_of_the_tick()
 @pytest.mark.parametrize('decision', [
     constant([np.nan, 0.0]), constant([np.inf, 0.0]), constant([1.0, 0.0], q=np.nan)])
 def test_robot_stops_where_the_policy_gives_what_is_not_finite(decision):
-    robot = environments.SimulatedRobot(short_maze(), ROBOT, seed=0)
+    robot = SimulatedRobot(short_maze(), ROBOT, seed=0)
     result = evaluate.run_episode(robot, 0, decision)
     assert np.isnan(result.q).all() and len(result.q) == 6
     assert np.ptp(result.observations, axis=0) == pytest.approx([0, 0], abs=1e-3)
 
 
-class Blind(environments.SimulatedRobot):
+class Blind(SimulatedRobot):
     """A robot that sees nothing at the third tick."""
 
     def observe(self):
@@ -419,7 +421,7 @@ def test_missing_observation_is_bridged_by_the_last_command_for_the_signals_hold
     data = ROBOT.to_dict()
     data['observations'][0]['hold_time'] = 0.1
     held = x_of_each_tick(Blind(short_maze(), specs.parse(data, 'robot.yaml'), 0), [0.5, 0.0])
-    seeing = x_of_each_tick(environments.SimulatedRobot(short_maze(), ROBOT, 0), [0.5, 0.0])
+    seeing = x_of_each_tick(SimulatedRobot(short_maze(), ROBOT, 0), [0.5, 0.0])
     assert np.isnan(held).tolist() == [False, False, True, False, False, False]
     assert np.array_equal(np.delete(held, 2), np.delete(seeing, 2))
 
@@ -429,14 +431,14 @@ def test_policy_is_scored_with_the_limits_that_it_will_run_with():
     for dimension in data['actions'][0]['dimensions']:
         dimension['max_rate'] = 0.2
     x = x_of_each_tick(
-        environments.SimulatedRobot(short_maze(), specs.parse(data, 'robot.yaml'), 0), [0.5, 0.0])
+        SimulatedRobot(short_maze(), specs.parse(data, 'robot.yaml'), 0), [0.5, 0.0])
     # 0.1 m/s more at each tick of half a second, up to what is asked for.
     assert np.diff(x) == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.25], abs=1e-3)
 
 
 def test_actions_beyond_the_limits_are_held_within_them():
     def last(action):
-        robot = environments.SimulatedRobot(short_maze(), ROBOT, seed=0)
+        robot = SimulatedRobot(short_maze(), ROBOT, seed=0)
         return evaluate.run_episode(robot, 0, constant(action)).observations[-1]
 
     assert np.array_equal(last([7.0, 0.0]), last([2.0, 0.0]))
@@ -447,7 +449,7 @@ def test_stop_that_is_not_known_ends_the_evaluation_with_its_reason():
     data = ROBOT.to_dict()
     for dimension in data['actions'][0]['dimensions']:
         dimension |= {'kind': 'position', 'stop': 'hold_last_sent'}
-    robot = environments.SimulatedRobot(
+    robot = SimulatedRobot(
         short_maze(), specs.parse(data, 'robot.yaml'), seed=0)
     with pytest.raises(environments.SimulationError, match='no known stop at .* not finite'):
         evaluate.run_episode(robot, 0, constant([np.nan, 0.0]))
@@ -456,10 +458,10 @@ def test_stop_that_is_not_known_ends_the_evaluation_with_its_reason():
 @pytest.mark.parametrize('tick', ['timer', 'arrival'])
 def test_both_kinds_of_tick_give_the_same_episode(tick):
     spec = specs.parse({**ROBOT.to_dict(), 'tick': tick}, 'robot.yaml')
-    robot = environments.SimulatedRobot(short_maze(), spec, seed=0)
+    robot = SimulatedRobot(short_maze(), spec, seed=0)
     result = evaluate.run_episode(robot, 0, constant([0.5, 0.5]))
     expected = evaluate.run_episode(
-        environments.SimulatedRobot(short_maze(), ROBOT, seed=0), 0, constant([0.5, 0.5]))
+        SimulatedRobot(short_maze(), ROBOT, seed=0), 0, constant([0.5, 0.5]))
     assert np.array_equal(result.observations, expected.observations)
 
 
@@ -540,7 +542,7 @@ def test_messages_are_on_the_path_of_evaluation():
         written.append(message_type)
         return messages.blank(message_type)
 
-    robot = environments.SimulatedRobot(
+    robot = SimulatedRobot(
         short_maze(), specs.parse(data, 'robot.yaml'), seed=0, new=blank)
     written.clear()
     evaluate.run_episode(robot, 0, constant([0.5, 0.5]))

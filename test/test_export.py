@@ -6,8 +6,8 @@ import re
 import subprocess
 import sys
 
-from idql_ros.environments import plain_spec
 from idql_ros.policy import MAX_CANDIDATES, Policy
+from idql_ros.simulated_robot import plain_spec
 from idql_ros.spec import load, parse
 import numpy as np
 import onnx
@@ -305,6 +305,7 @@ def test_environment_that_does_not_fit_is_refused(tmp_path, arguments, reason):
 MEASURE = """
 import sys
 from idql_ros.policy import MAX_CANDIDATES, Policy
+from idql_ros.simulated_robot import plain_spec
 import numpy as np
 
 def kilobytes(key):

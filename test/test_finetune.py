@@ -15,8 +15,9 @@ import time
 import gymnasium
 from idql_ros import environments
 from idql_ros import spec as specs
-from idql_ros.environments import SimulatedRobot, SimulationError
+from idql_ros.environments import SimulationError
 from idql_ros.policy import Decision, implicit_weights, Policy
+from idql_ros.simulated_robot import SimulatedRobot
 import numpy as np
 import pytest
 import torch

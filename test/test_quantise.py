@@ -11,8 +11,8 @@ import torch
 
 gymnasium = pytest.importorskip('gymnasium', reason='gymnasium is not installed')
 pytest.importorskip('tyro', reason='tyro is not installed')
-from idql_ros.environments import plain_spec  # noqa: E402
 from idql_ros.policy import METADATA_KEY, Policy  # noqa: E402
+from idql_ros.simulated_robot import plain_spec  # noqa: E402
 from training import export as exporting  # noqa: E402
 from training import quantise  # noqa: E402
 from training.export import export, ExportError  # noqa: E402

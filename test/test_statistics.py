@@ -6,6 +6,7 @@ from idql_ros import environments
 from idql_ros import spec as specs
 from idql_ros.familiarity import Familiarity, MAX_PROTOTYPES
 from idql_ros.policy import Policy
+from idql_ros.simulated_robot import SimulatedRobot
 import numpy as np
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_large_observations_have_fewer_prototypes():
 def drive(seed, steps):
     """Return where the maze's scripted driver is, tick by tick: (M, 2)."""
     demo = pytest.importorskip('training.demo', reason='the demo needs ogbench and rosbags')
-    robot = environments.SimulatedRobot(
+    robot = SimulatedRobot(
         environments.make(MAZE, terminate_at_goal=False, max_episode_steps=steps + 1), ROBOT, seed)
     driver = demo.Driver(robot.env, seed)
     robot.reset(0)

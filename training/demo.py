@@ -24,6 +24,7 @@ from idql_ros import environments
 from idql_ros import message as messages
 from idql_ros import spec as specs
 from idql_ros.policy import Decision, Policy
+from idql_ros.simulated_robot import SimulatedRobot
 import numpy as np
 from rosbags.interfaces import (
     Qos,
@@ -114,7 +115,7 @@ def record_bag(path: Path, number: int, steps: int) -> int:
     """Drive through the maze and write what a recorder would have written; return its messages."""
     spec = specs.load(ROBOT)
     env = environments.make(ENVIRONMENT, terminate_at_goal=False, max_episode_steps=steps + 1)
-    robot = environments.SimulatedRobot(env, spec, seed=number)
+    robot = SimulatedRobot(env, spec, seed=number)
     driver = Driver(env, seed=number)
     robot.reset(0)
     env.unwrapped.set_xy(driver.random_cell())
@@ -176,7 +177,7 @@ def record(folder: Path, scale: Scale) -> list[Path]:
 
 def evaluate_driver(episodes: int) -> list[evaluate.EpisodeResult]:
     """Return how often the driver happens to reach the goal in the time of an episode."""
-    robot = environments.SimulatedRobot(environments.make(ENVIRONMENT), specs.load(ROBOT), seed=0)
+    robot = SimulatedRobot(environments.make(ENVIRONMENT), specs.load(ROBOT), seed=0)
     results = []
     for episode in tqdm(range(episodes), desc='driver', unit='episode', dynamic_ncols=True):
         driver = Driver(robot.env, seed=1000 + episode)

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from idql_ros import message as messages
 from idql_ros import vetting
-from idql_ros.environments import identity, make, ROBOTS, SimulatedRobot, SimulationError
+from idql_ros.environments import identity, make, ROBOTS, SimulationError
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
 from idql_ros.policy import (
@@ -33,6 +33,7 @@ from idql_ros.policy import (
     Policy,
     PolicyError,
 )
+from idql_ros.simulated_robot import SimulatedRobot
 from idql_ros.spec import Spec
 import numpy as np
 from tqdm import tqdm

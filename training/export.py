@@ -13,10 +13,10 @@ from pathlib import Path
 import tempfile
 from typing import Any
 
-from idql_ros.environments import plain_spec
 from idql_ros.familiarity import UsualValues
 from idql_ros.policy import FORMAT_VERSION, METADATA_KEY, Policy
 from idql_ros.session import OUTPUTS
+from idql_ros.simulated_robot import plain_spec
 from idql_ros.spec import load
 import numpy as np
 import onnx

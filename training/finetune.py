@@ -22,10 +22,11 @@ import warnings
 from idql_ros import environments
 from idql_ros import message as messages
 from idql_ros import spec as specs
-from idql_ros.environments import SimulatedRobot, SimulationError
+from idql_ros.environments import SimulationError
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
 from idql_ros.policy import choose, Decision, MAX_CANDIDATES, Policy
+from idql_ros.simulated_robot import plain_spec, SimulatedRobot
 import numpy as np
 import torch
 from tqdm import trange
@@ -577,7 +578,7 @@ def read_robot(config: FinetuneConfig, original: Mapping[str, Any]) -> tuple[str
             raise SimulationError(
                 f'{config.checkpoint}: the dataset has no spec, and so names no robot: give '
                 '--environment')
-        return environment, environments.plain_spec(environment)
+        return environment, plain_spec(environment)
     spec = specs.parse(json.loads(original['spec_json']), f'{config.checkpoint}: spec')
     environment = environment or environments.ROBOTS.get(spec.name)
     if environment is None:

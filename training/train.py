@@ -20,6 +20,7 @@ from typing import Any
 from idql_ros import environments
 from idql_ros import spec as specs
 from idql_ros.policy import Policy
+from idql_ros.simulated_robot import plain_spec, SimulatedRobot
 import numpy as np
 import torch
 from tqdm import trange
@@ -241,7 +242,7 @@ class Run:
             return
         spec_json, provenance = self.data.spec_json, self.data.provenance | {'updates': step}
         if spec_json is None:
-            spec_json = environments.plain_spec(environment).to_json()
+            spec_json = plain_spec(environment).to_json()
             provenance |= {'environment': environment}
         path = self.output / f'policy-{step}.onnx'
         export(alone, spec_json, provenance, path, statistics=self.data.statistics)
@@ -437,9 +438,9 @@ def check_environment(environment: str, data: Data, idql: IDQL) -> None:
     env = environments.make(environment)
     try:
         comparability(data.provenance, env)
-        spec = environments.plain_spec(environment) if data.spec_json is None else specs.parse(
+        spec = plain_spec(environment) if data.spec_json is None else specs.parse(
             json.loads(data.spec_json), 'the spec of the dataset')
-        environments.SimulatedRobot(env, spec, 0)
+        SimulatedRobot(env, spec, 0)
     finally:
         env.close()
     sizes = spec.observation_size, spec.action_size
