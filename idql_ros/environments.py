@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import contextlib
 import importlib.util
 import math
-from typing import Any
+from typing import Any, NamedTuple
 import warnings
 
 import numpy as np
@@ -40,8 +40,75 @@ def pointmaze_medium(**kwargs: Any) -> Any:
     return gymnasium.wrappers.TransformAction(env, lambda v: 0.5 * v, velocity)
 
 
+def ur5e_cube(**kwargs: Any) -> Any:
+    """Return OGBench's cube-single, task 2, for `config/robots/ur5e_cube.yaml`.
+
+    A UR5e with a Robotiq 2F-85 picks up a cube and puts it elsewhere, at 20 Hz. Observations, by
+    signal: arm_position (rad) and arm_velocity (rad/s) of the six joints from the base on;
+    tool_position (m) and tool_yaw, a quaternion, of the point between the fingers, in the world's
+    frame; gripper (rad), 0: open, 0.8: closed; contact, 0 to 1, of the right finger;
+    cube_position (m), cube_orientation and cube_yaw, quaternions. Quaternions are x, y, z, w, as
+    in ROS; but cube_orientation is w, x, y, z, as in MuJoCo: the fields of the spec are.
+
+    Actions: where the tool is to be a step of 0.05 s later, told as a velocity, x, y, z (m/s, to
+    1) and about z (rad/s, to 6), and the same of the gripper (rad/s, to 16). Reward -1 a step, 0
+    with the end where the cube is within 0.04 m of its goal, checked after the step.
+
+    Args:
+        **kwargs: passed to the environment, such as mode='data_collection'.
+
+    Raises:
+        SimulationError: gymnasium or ogbench is not installed.
+    """
+    env = make('cube-single-singletask-task2-v0', **kwargs)
+    import gymnasium
+    import mujoco
+    sizes = {'arm_position': 6, 'arm_velocity': 6, 'tool_position': 3, 'tool_yaw': 4,
+             'gripper': 1, 'contact': 1, 'cube_position': 3, 'cube_orientation': 4, 'cube_yaw': 4}
+
+    class Physical(gymnasium.Wrapper):
+        """Observes what the environment's info tells, before OGBench scales and shifts it."""
+
+        def __init__(self, env: Any) -> None:
+            super().__init__(env)
+            self.observation_space = gymnasium.spaces.Dict({
+                name: gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float64)
+                for name, size in sizes.items()})
+
+        def reset(self, **kwargs: Any) -> Any:
+            _, info = self.env.reset(**kwargs)
+            return self._told(info), info
+
+        def step(self, action: np.ndarray) -> Any:
+            _, *others, info = self.env.step(action)
+            return self._told(info), *others, info
+
+        def _told(self, info: dict[str, Any]) -> dict[str, np.ndarray]:
+            tool = np.empty(4)
+            site = self.env.unwrapped._data.site('ur5e/robotiq/pinch')
+            mujoco.mju_mat2Quat(tool, site.xmat)  # w, x, y, z
+            cube = info['privileged/block_0_quat']  # w, x, y, z
+            return {
+                'arm_position': info['proprio/joint_pos'],
+                'arm_velocity': info['proprio/joint_vel'],
+                'tool_position': info['proprio/effector_pos'],
+                'tool_yaw': tool[[1, 2, 3, 0]],
+                'gripper': 0.8 * info['proprio/gripper_opening'],
+                'contact': info['proprio/gripper_contact'],
+                'cube_position': info['privileged/block_0_pos'],
+                'cube_orientation': cube,
+                'cube_yaw': cube[[1, 2, 3, 0]],
+            }
+
+    # By how much the environment's own action of 1 moves, over the step.
+    limits = np.array([0.05, 0.05, 0.05, 0.3, 0.8], np.float32) / np.float32(0.05)
+    velocity = gymnasium.spaces.Box(-limits, limits, dtype=np.float32)
+    return gymnasium.wrappers.TransformAction(Physical(env), lambda v: v / limits, velocity)
+
+
 # The environment of each robot in config/robots, for who names only the robot.
-ROBOTS = {'pointmaze_medium': 'idql_ros.environments:pointmaze_medium'}
+ROBOTS = {'pointmaze_medium': 'idql_ros.environments:pointmaze_medium',
+          'ur5e_cube': 'idql_ros.environments:ur5e_cube'}
 
 
 def make(name: str, **kwargs: Any) -> Any:
@@ -115,6 +182,25 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter('ignore', DeprecationWarning)
         warnings.simplefilter('ignore', UserWarning)
         yield
+
+
+class Goal(NamedTuple):
+    """Where a task is done."""
+
+    # (3,) m, in the frame of the simulated world.
+    position: np.ndarray
+    # m, how near is near enough.
+    tolerance: float
+
+
+def goal(env: Any) -> Goal | None:
+    """Return where the task of the running episode is done; None where no place says so."""
+    unwrapped = env.unwrapped
+    if hasattr(unwrapped, 'cur_goal_xy'):  # OGBench's mazes
+        return Goal(np.array([*unwrapped.cur_goal_xy, 0.0]), unwrapped._goal_tol)
+    if hasattr(unwrapped, '_cube_target_mocap_ids'):  # OGBench's cubes: of the first one
+        return Goal(unwrapped.data.mocap_pos[unwrapped._cube_target_mocap_ids[0]].copy(), 0.04)
+    return None
 
 
 def identity(env: Any) -> str:

@@ -435,8 +435,8 @@ def _apply(stream: Stream, numbers: np.ndarray) -> np.ndarray:
         return numbers.astype(np.float32)
 
 
-def _invert(stream: Stream, values: np.ndarray) -> np.ndarray:
-    """Return numbers for a message that `_apply` gives back as `values`."""
+def invert(stream: Stream, values: np.ndarray) -> np.ndarray:
+    """Return float64 numbers for a message of which `read` makes `values`."""
     numbers = np.asarray(values, np.float64)
     for operation, size in reversed(list(zip(stream.operations, stream.sizes, strict=False))):
         numbers = operations.invert(operation, numbers, size)
@@ -494,7 +494,7 @@ def write(stream: Stream, values: np.ndarray, message: Any, stamp_ns: int) -> An
         MessageError: a field is not there or does not take the number, or no message has these
             numbers (two parallel columns are no rotation).
     """
-    numbers = _invert(stream, values)
+    numbers = invert(stream, values)
     if stream.operations and np.isfinite(values).all() and not np.isfinite(numbers).all():
         raise MessageError(
             f'topic {stream.topic} ({stream.type}): the operation {_operations(stream)} has no '
@@ -725,7 +725,7 @@ def _can_be_sent(stream: Stream, values: np.ndarray) -> np.ndarray:
     """
     if not stream.operations:
         return values.astype(np.float32)
-    moved = np.array([_apply(stream, _invert(stream, row)) for row in values])
+    moved = np.array([_apply(stream, invert(stream, row)) for row in values])
     moved = moved[np.isfinite(moved).all(axis=1)]
     if not len(moved):
         raise MessageError(
@@ -804,14 +804,18 @@ def write_topics(
         new: returns a message with its defaults for a type, such as `blank`.
 
     Returns:
-        topic -> message. Streams of one topic share one message.
+        topic -> message. Streams of one topic share one message, and a number that none of them
+        gives for a joint which another one names is NaN.
     """
     messages: dict[str, Any] = {}
+    for stream in streams:
+        if stream.topic not in messages:
+            messages[stream.topic] = new(stream.type)
+        # All names come first, so that every list of the joints gets as long as they are.
+        _write_names(stream, messages[stream.topic])
     position = 0
     for stream in streams:
         part = values[position:position + stream.size]
         position += stream.size
-        if stream.topic not in messages:
-            messages[stream.topic] = new(stream.type)
         write(stream, part, messages[stream.topic], stamp_ns)
     return messages

@@ -6,6 +6,7 @@ What a spec says is read the other way round: observations are written, commands
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import fractions
 import re
 from typing import Any
@@ -32,31 +33,38 @@ class SimulatedRobot:
         total_reward, success, length: of the running episode; length in env.steps.
         over: whether the episode is over.
         terminated: whether the environment ended it, and not a limit of its length.
+        info: what the environment says beside its observation.
     """
 
     def __init__(self, env: Any, spec: Spec, seed: int,
-                 new: Callable[[str], Any] = messages.blank) -> None:
+                 new: Callable[[str], Any] = messages.blank, epoch_ns: int = 0) -> None:
         """Check that environment and spec agree.
 
         Args:
-            env: a Gymnasium environment with flat actions, and flat observations of one frame:
-                the numbers of one message of each signal.
+            env: a Gymnasium environment with flat actions. Its observations are one frame, either
+                flat: the numbers of one message of each signal, after the spec's operations; or
+                a Dict, name of a signal -> the numbers of its fields, before them.
             spec: read the other way round: observations are written, actions are read.
             seed: of the first episode; episode k starts with seed + k.
             new: returns a message with its defaults for a type.
+            epoch_ns: about where the simulated time begins.
 
         Raises:
             SimulationError: sizes, rates or limits disagree.
             MessageError: the fields or operations of the spec do not keep the numbers.
         """
         self.env, self.spec, self._seed, self._new = env, spec, seed, new
-        for what, space, size in (
-                ('observation', env.observation_space, spec.frame_size),
-                ('action', env.action_space, spec.action_size)):
-            if getattr(space, 'shape', None) != (size,) or np.dtype(space.dtype).kind != 'f':
-                raise SimulationError(
-                    f'spec {spec.name}: expected an environment with {size} {what} numbers, as '
-                    f'the spec states, found the space {space}')
+        space = env.observation_space
+        # Of a Dict what stands in the messages; else what the operations make of it.
+        self._by_signal = hasattr(space, 'spaces')
+        self._written = [
+            dataclasses.replace(signal, operations=()) if self._by_signal else signal
+            for signal in spec.observations]
+        if self._by_signal:
+            self._check_signals(space)
+        else:
+            self._check_size('observation', space, spec.frame_size)
+        self._check_size('action', env.action_space, spec.action_size)
         step = fractions.Fraction(step_seconds(env)).limit_denominator(10**6)
         steps = 1 / (fractions.Fraction(str(spec.rate)) * step)
         if steps.denominator != 1:
@@ -64,6 +72,7 @@ class SimulatedRobot:
                 f'spec {spec.name}: rate: expected a whole number of steps of {float(step)} s in '
                 f'a tick, found {float(steps):.4g} at {spec.rate} Hz')
         self.steps_per_tick = steps.numerator
+        self._first_tick = spec.period_of(epoch_ns)
         self.step_seconds = float(step)
         self._step_ns = step * messages.NS
         self._limits = Limits(spec)
@@ -83,10 +92,34 @@ class SimulatedRobot:
         self.over, self.terminated = True, False
         self.total_reward, self.success, self.length = 0.0, False, 0
 
+    def _check_size(self, what: str, space: Any, size: int) -> None:
+        if getattr(space, 'shape', None) != (size,) or np.dtype(space.dtype).kind != 'f':
+            raise SimulationError(
+                f'spec {self.spec.name}: expected an environment with {size} {what} numbers, as '
+                f'the spec states, found the space {space}')
+
+    def _check_signals(self, space: Any) -> None:
+        """Check a space of one flat part for each signal."""
+        sizes = {name: getattr(part, 'shape', None) for name, part in space.spaces.items()}
+        expected = {signal.name: (signal.size,) for signal in self._written}
+        if sizes != expected:
+            raise SimulationError(
+                f'spec {self.spec.name}: expected an environment with the numbers of each '
+                f"signal's fields, {expected}, found {sizes}")
+
+    def _numbers(self, observation: Any) -> np.ndarray:
+        """Return the numbers that are written into the messages, one signal after another."""
+        if self._by_signal:
+            return np.concatenate([observation[signal.name] for signal in self._written])
+        return np.asarray(observation, np.float32)
+
     def _check_messages(self) -> None:
+        space = self.env.observation_space
+        low, high = (
+            self._numbers({name: getattr(part, end) for name, part in space.spaces.items()})
+            if self._by_signal else getattr(space, end) for end in ('low', 'high'))
         position = 0
-        low, high = self.env.observation_space.low, self.env.observation_space.high
-        for signal in self.spec.observations:
+        for signal in self._written:
             part = slice(position, position + signal.size)
             position += signal.size
             messages.check_inverse(
@@ -109,7 +142,8 @@ class SimulatedRobot:
         """Return the simulated time: tick-aligned at a reset, never that of another episode."""
         ticks, steps = divmod(self.step, self.steps_per_tick)
         # Each tick begins its period exactly: 1/30 s has no whole number of nanoseconds.
-        start = self.spec.start_of((self.episode + 1) * self._ticks_per_episode + ticks)
+        start = self.spec.start_of(
+            self._first_tick + (self.episode + 1) * self._ticks_per_episode + ticks)
         return start + round(steps * self._step_ns)
 
     @property
@@ -127,25 +161,33 @@ class SimulatedRobot:
         self.episode, self.step = episode, 0
         self.over = self.terminated = False
         self.total_reward, self.success, self.length = 0.0, False, 0
-        self._observation, _ = self.env.reset(seed=self._seed + episode)
+        self._observation, self.info = self.env.reset(seed=self._seed + episode)
         self._stop.reset()
         self._stopped: np.ndarray | None = None
         self._measure()
-        sent = self.observe()
-        frame = np.asarray(self._observation, np.float32)
+        if not self._by_signal:
+            self._check_told()
+
+    def _check_told(self) -> None:
+        """Check that the messages tell what the environment observes."""
+        frame, found = self._numbers(self._observation), self._read()
         for signal, part in zip(self.spec.observations, self._parts, strict=True):
-            found, expected = messages.read(signal, sent[signal.topic]), frame[part]
-            if not np.allclose(found, expected, rtol=1e-5, atol=1e-6):
+            if not np.allclose(found[part], frame[part], rtol=1e-5, atol=1e-6):
                 raise SimulationError(
                     f'spec {self.spec.name}: signal {signal.name}: expected operations and fields '
-                    f'that tell what the environment observes, {expected.tolist()}, found that '
-                    f'they tell {found.tolist()}')
+                    f'that tell what the environment observes, {frame[part].tolist()}, found that '
+                    f'they tell {found[part].tolist()}')
+
+    def _read(self) -> np.ndarray:
+        """Return what the messages tell, (F,) float32."""
+        sent = self.observe()
+        return np.concatenate([
+            messages.read(signal, sent[signal.topic]) for signal in self.spec.observations])
 
     def observe(self) -> dict[str, Any]:
         """Return topic -> message for the present observation."""
         return messages.write_topics(
-            self.spec.observations, np.asarray(self._observation, np.float32), self.time_ns,
-            self._new)
+            self._written, self._numbers(self._observation), self.time_ns, self._new)
 
     def read_action(self, commands: Mapping[str, Any]) -> np.ndarray:
         """Return the action (A,) float32 in a message for each action topic."""
@@ -166,17 +208,19 @@ class SimulatedRobot:
             held = self._limits.clip(action)
             self._stop.send(held)
             self._stopped = None
-        self._observation, reward, terminated, truncated, info = self.env.step(held)
+        self._observation, reward, terminated, truncated, self.info = self.env.step(held)
         self._measure()
         self.step += 1
         self.length += 1
         self.total_reward += float(reward)
-        self.success = self.success or bool(info.get('success', False))
+        self.success = self.success or bool(self.info.get('success', False))
         self.terminated = bool(terminated)
         self.over = self.terminated or bool(truncated)
 
     def _measure(self) -> None:
-        self._stop.measure(np.asarray(self._observation, np.float32)[self._frames])
+        if any(dimension.measured is not None for dimension in self.spec.dimensions):
+            frame = self._read() if self._by_signal else self._numbers(self._observation)
+            self._stop.measure(frame[self._frames])
 
     def stop_action(self) -> np.ndarray | None:
         """Return what the robot does by itself when commands stay away: the spec's stop (A,).

@@ -13,11 +13,13 @@ TRAINING = sorted((ROOT / 'training').glob('*.py'))
 SOURCES = [*ROBOT, *TRAINING, *sorted((ROOT / 'launch').glob('*.py')), ROOT / 'setup.py']
 WORKSTATION = {'torch', 'minari', 'rosbags', 'training', 'onnx', 'h5py', 'tyro', 'tqdm'}
 ROS = {'rclpy', 'rcl_interfaces', 'lifecycle_msgs', 'diagnostic_msgs', 'rosgraph_msgs', 'std_msgs',
-       'std_srvs', 'geometry_msgs', 'nav_msgs', 'sensor_msgs', 'visualization_msgs'}
+       'std_srvs', 'ros_gz_interfaces', 'geometry_msgs', 'nav_msgs', 'sensor_msgs',
+       'visualization_msgs'}
 # The nodes, and what one of them publishes.
-SPEAKING_ROS = {'policy_node.py', 'sim_node.py', 'topics.py'}
+SPEAKING_ROS = {'policy_node.py', 'sim_node.py', 'gazebo_reset_node.py', 'topics.py'}
 # Files that make or step an environment; datasets describes its arrays with gymnasium's spaces.
-SIMULATING = {'datasets.py', 'evaluate.py', 'collect.py', 'finetune.py', 'demo.py'}
+SIMULATING = {
+    'datasets.py', 'evaluate.py', 'collect.py', 'drivers.py', 'finetune.py', 'demo.py'}
 
 
 def name(path):
@@ -95,7 +97,7 @@ def test_simulators_are_imported_where_environments_are_made_or_stepped_only(pat
     simulators = {'gymnasium', 'mujoco', 'ogbench'}
     if path in ROBOT:
         assert not at_import(path) & simulators
-        assert path.name == 'environments.py' or not everywhere(path) & simulators
+        assert path.name in ('environments.py', 'camera.py') or not everywhere(path) & simulators
     else:
         assert path.name in SIMULATING or not everywhere(path) & simulators
 

@@ -149,8 +149,9 @@ def assert_equal(path, spec, folder):
 
 
 def test_node_acts_on_the_observations_of_the_dataset_of_the_demos_robot(tmp_path):
-    spec = reliable(specs.load(demo.ROBOT))
-    demo.record_bag(tmp_path / 'bag', 0, 400)
+    spec = reliable(demo.robot_spec('pointmaze_medium'))
+    demo.record_bag(tmp_path / 'bag', 'pointmaze_medium', 0, replace(
+        demo.read_demonstration('pointmaze_medium', small=True), steps=400))
     assert assert_equal(tmp_path / 'bag', spec, tmp_path) == 79
 
 

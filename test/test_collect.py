@@ -14,9 +14,9 @@ import pytest
 pytest.importorskip('gymnasium', reason='gymnasium is not installed')
 ogbench = pytest.importorskip('ogbench', reason='ogbench is not installed')
 pytest.importorskip('tyro', reason='tyro is not installed')
-import gymnasium  # noqa: E402
 from training import collect  # noqa: E402
-from training.collect import CollectError, Recipe, RECIPES  # noqa: E402
+from training.collect import CollectError  # noqa: E402
+from training.drivers import RecipeError, RECIPES  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings('ignore::UserWarning')
 ROOT = Path(__file__).parents[1]
@@ -117,58 +117,6 @@ def test_ogbench_reads_and_relabels_the_files(tmp_path, name, task, position, ne
                            10 * (columns['qpos'][:, 14:17] - [0.425, 0, 0]), atol=1e-5)
 
 
-def test_the_driver_carries_the_cube_to_its_target():
-    episode = collect.collect_episode(shortened('cube-single-play-v0', 1, 110), 0, 0)
-    cube = episode.columns['qpos'][:, 14:17]
-    assert episode.reached == 1
-    assert cube[:, 2].max() > 0.1 and cube[-1, 2] < 0.05
-    assert np.linalg.norm(cube[-1, :2] - cube[0, :2]) > 0.04
-
-
-def test_pressed_buttons_are_kept():
-    episode = collect.collect_episode(shortened('puzzle-3x3-play-v0', 1, 60), 0, 0)
-    states = episode.columns['button_states']
-    assert episode.reached >= 1
-    assert states.dtype == np.int64 and states.shape == (60, 9)
-    assert len(np.unique(states, axis=0)) > 1
-
-
-def test_a_stitched_episode_goes_four_cells_and_stays():
-    recipe = RECIPES['pointmaze-medium-stitch-v0']
-    for number in range(5):
-        episode = collect.collect_episode(recipe, 0, number)
-        maze = collect._driver(recipe).env.unwrapped
-        ends = [maze.xy_to_ij(episode.columns['qpos'][i]) for i in (0, -1)]
-        _, distances = maze.get_oracle_subgoal(*map(maze.ij_to_xy, ends))
-        assert episode.reached == 1
-        assert abs(distances[ends[0]] - collect.STITCH_DISTANCE) <= 1  # noise moves it at the end
-
-
-@pytest.mark.parametrize(('y', 'z', 'accepted'), [
-    (0.0, 0.02, True), (0.29, 0.02, False), (-0.31, 0.07, True), (-0.31, 0.02, False),
-    (-0.31, 0.09, False)])
-def test_a_scene_whose_cube_is_out_of_sight_is_not_kept(y, z, accepted):
-    qpos = np.zeros((3, 25))
-    qpos[1, 15:17] = y, z
-    assert collect._driver(shortened('scene-noisy-v0', 4, 50)).accepts(qpos) == accepted
-
-
-def test_recipes_are_those_of_the_published_sets():
-    import ogbench.locomaze  # noqa: F401 (registers its environments)
-    import ogbench.manipspace  # noqa: F401
-    assert RECIPES['cube-single-play-v0'] == Recipe('cube-single', 'play', 1000, 1001, 0.0)
-    assert RECIPES['cube-triple-noisy-v0'] == Recipe('cube-triple', 'noisy', 3000, 1001, 0.1)
-    assert RECIPES['puzzle-4x6-noisy-v0'] == Recipe('puzzle-4x6', 'noisy', 5000, 1001, 0.2)
-    assert RECIPES['pointmaze-giant-navigate-v0'] == Recipe(
-        'pointmaze-giant', 'navigate', 500, 2001)
-    assert RECIPES['pointmaze-large-stitch-v0'] == Recipe('pointmaze-large', 'stitch', 5000, 201)
-    assert RECIPES['cube-single-play-v0'].validation_episodes == 100
-    assert Recipe('cube-single', 'play', 3, 1001).validation_episodes == 1
-    for name, recipe in RECIPES.items():
-        gymnasium.spec(f'{recipe.environment}-v0')
-        assert name == f'{recipe.environment}-{recipe.driver}-v0'
-
-
 def run(*arguments):
     """Run `python -m training.collect`."""
     return subprocess.run([sys.executable, '-m', 'training.collect', *map(str, arguments)],
@@ -191,7 +139,7 @@ def test_what_cannot_be_is_refused_before_anything_is_collected(tmp_path):
         collect.collect(recipe, tmp_path / 'b.npz', seed=-1)
     with pytest.raises(CollectError, match='0 processes'):
         collect.collect(recipe, tmp_path / 'b.npz', jobs=0)
-    with pytest.raises(CollectError, match='found 0 of 10'):
+    with pytest.raises(RecipeError, match='found 0 of 10'):
         replace(recipe, episodes=0)
     assert [path.name for path in tmp_path.iterdir()] == ['a-val.npz']
 

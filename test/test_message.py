@@ -731,6 +731,15 @@ def test_streams_of_one_topic_share_one_message():
     assert (found['there'].data, found['here'].header.stamp.sec) == (5.0, 1)
 
 
+def test_lists_of_a_joint_message_are_as_long_as_its_names():
+    arm = stream(JOINTS, 'position[a]', 'velocity[a]')
+    gripper = stream(JOINTS, 'position[g]')
+    found = messages.write_topics(
+        [arm, gripper], np.array([1, 2, 3.0]), 0, messages.blank)['here']
+    assert found.name == ['a', 'g'] and found.position.tolist() == [1, 3]
+    assert found.velocity[0] == 2 and math.isnan(found.velocity[1])
+
+
 def test_plain_message_has_the_precision_of_the_real_one():
     message = messages.blank('std_msgs/msg/Float32')
     message.data = 0.1

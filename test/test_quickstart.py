@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 for module in ('torch', 'minari', 'rosbags', 'ogbench', 'rclpy'):
@@ -14,15 +15,19 @@ for module in ('torch', 'minari', 'rosbags', 'ogbench', 'rclpy'):
 SOURCE = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope='module')
-def demo(tmp_path_factory):
+def run_demo(output, *arguments):
     """Run the small demo; return its folder and what it printed."""
-    output = tmp_path_factory.mktemp('quickstart') / 'demo_output'
     done = subprocess.run(
-        [sys.executable, '-m', 'training.demo', '--small', '--output', str(output)],
+        [sys.executable, '-m', 'training.demo', '--small', '--output', str(output), *arguments],
         cwd=SOURCE, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return output, done
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+    """Return the folder of the small demo, and what it printed."""
+    return run_demo(tmp_path_factory.mktemp('quickstart') / 'demo_output')
 
 
 def test_every_step_runs_and_is_summarised(demo):
@@ -73,6 +78,43 @@ def test_the_policy_file_alone_is_scored(demo):
     scores = json.loads((output / 'scores.json').read_text())
     summary = json.loads((output / 'summary.json').read_text())
     assert scores['candidates']['32']['returns'] == summary['returns']['idql'][:2]
+
+
+def test_a_second_robot_goes_the_same_way(tmp_path):
+    output, done = run_demo(tmp_path / 'arm', '--robot', 'ur5e_cube')
+    summary = json.loads((output / 'summary.json').read_text())
+    assert set(summary['success']) == {'one_sample', 'idql', 'idql_ros'}
+    assert summary['ros_returns_equal'] is True and summary['command_timeouts'] == 0
+    assert 'Traceback' not in done.stderr
+
+
+def test_goals_of_the_demonstrations_are_those_of_the_environments():
+    from idql_ros import environments
+    from training.demo import read_demonstration
+    goal = {}
+    for robot in ('pointmaze_medium', 'ur5e_cube'):
+        goal[robot] = read_demonstration(robot, small=False).task['sparse_goal']
+    maze = environments.make(environments.ROBOTS['pointmaze_medium']).unwrapped
+    maze.reset(seed=0)
+    assert np.allclose(goal['pointmaze_medium']['goal'], maze.cur_goal_xy)
+    assert goal['pointmaze_medium']['tolerance'] == maze._goal_tol
+    cube = environments.make(environments.ROBOTS['ur5e_cube']).unwrapped
+    cube.reset(seed=0)
+    # In decimetres from the middle of the table, as the spec has it.
+    assert np.allclose(
+        goal['ur5e_cube']['goal'], 10 * (cube._data.mocap_pos[0] - [0.425, 0.0, 0.0]))
+    for away, reached in ((0.039, True), (0.041, False)):
+        cube._data.joint('object_joint_0').qpos[:3] = cube._data.mocap_pos[0] + [away, 0, 0]
+        assert cube._compute_successes() == [reached]
+        assert (10 * away <= goal['ur5e_cube']['tolerance']) == reached
+
+
+def test_a_robot_without_a_demonstration_is_refused_with_those_that_have_one(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-m', 'training.demo', '--robot', 'ur10', '--output', str(tmp_path)],
+        cwd=SOURCE, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == 'error: ur10: expected one of pointmaze_medium, ur5e_cube\n'
 
 
 def test_the_readme_names_commands_that_exist():

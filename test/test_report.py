@@ -1,6 +1,7 @@
 """The report of the demo: its numbers are those of the episodes, its pictures are pictures."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -11,9 +12,9 @@ pytest.importorskip('ogbench', reason='ogbench is not installed')
 pytest.importorskip('tyro', reason='tyro is not installed')
 from idql_ros import environments  # noqa: E402
 from training import report  # noqa: E402
+from training.demo import robot_spec  # noqa: E402
 from training.evaluate import EpisodeResult, success_interval  # noqa: E402
 
-MAZE = environments.ROBOTS['pointmaze_medium']
 SUCCESS = {'driver': [True, False, False, False], 'one_sample': [False] * 4, 'idql': [True] * 4}
 LOSSES = ['value_loss', 'critic_loss', 'actor_loss', 'q', 'v', 'advantage']
 
@@ -35,7 +36,7 @@ def over_ros(rows):
             for k, r in enumerate(rows['idql'])]
 
 
-def write(folder, rows, ros):
+def write(folder, rows, ros, robot='pointmaze_medium'):
     """Write the report beside some metrics; return its summary."""
     (folder / 'training').mkdir(exist_ok=True)
     with (folder / 'training' / 'metrics.csv').open('w', newline='') as file:
@@ -43,7 +44,8 @@ def write(folder, rows, ros):
         writer.writerow(['step', *LOSSES])
         writer.writerows([step, *np.random.default_rng(step).normal(size=6)]
                          for step in (100, 200, 300))
-    report.write(folder, rows, ros, {'record': 1.24, 'total': 12.0}, MAZE)
+    report.write(folder, rows, ros, {'record': 1.24, 'total': 12.0},
+                 environments.ROBOTS[robot], robot_spec(robot))
     return json.loads((folder / 'summary.json').read_text())
 
 
@@ -87,10 +89,10 @@ def test_pictures_of_the_markdown_are_there(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')]
 
 
-def test_goal_is_that_of_the_environment():
-    goal, tolerance = report.maze_goal(MAZE)
-    env = environments.make(MAZE)
-    env.reset(seed=0)
-    for offset, reached in ((0.99, True), (1.01, False)):
-        env.unwrapped.set_xy(goal + [offset * tolerance, 0.0])
-        assert env.step(np.zeros(2, np.float32))[2] == reached
+def test_paths_are_drawn_of_robots_that_are_in_no_maze(tmp_path):
+    rows = {name: [dataclasses.replace(r, observations=np.tile(r.observations, (1, 14)))
+                   for r in episodes]
+            for name, episodes in results().items() if name != 'driver'}
+    write(tmp_path, rows, over_ros(rows), 'ur5e_cube')
+    assert (tmp_path / 'trajectories.png').read_bytes().startswith(b'\x89PNG')
+    assert 'driver' not in (tmp_path / 'summary.md').read_text()

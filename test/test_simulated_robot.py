@@ -15,7 +15,8 @@ import pytest
 gymnasium = pytest.importorskip('gymnasium', reason='gymnasium is not installed')
 
 MAZE = environments.ROBOTS['pointmaze_medium']
-ROBOT = specs.load(Path(__file__).parents[1] / 'config' / 'robots' / 'pointmaze_medium.yaml')
+ROBOTS = Path(__file__).parents[1] / 'config' / 'robots'
+ROBOT = specs.load(ROBOTS / 'pointmaze_medium.yaml')
 
 
 class Slider(gymnasium.Env):
@@ -243,6 +244,7 @@ def test_spec_of_other_sizes_is_refused(maze):
     with pytest.raises(SimulationError, match='spec slider.*limits|expected'):
         SimulatedRobot(environments.make('CartPole-v1'), slider_spec(), 0)
     data = copy.deepcopy(ROBOT.to_dict())
+    del data['space']
     data['actions'][0]['fields'].pop()
     data['actions'][0]['dimensions'].pop()
     with pytest.raises(SimulationError, match='with 1 action numbers'):
@@ -381,3 +383,85 @@ def test_environment_that_a_plain_spec_cannot_describe_is_refused(name, error, r
     with pytest.raises(error, match=reason) as refused:
         plain_spec(name)
     assert '\n' not in str(refused.value)
+
+
+def arm(**keys):
+    """Return the UR5e, simulated."""
+    pytest.importorskip('ogbench', reason='ogbench is not installed')
+    spec = specs.load(ROBOTS / 'ur5e_cube.yaml')
+    return SimulatedRobot(
+        environments.make(environments.ROBOTS['ur5e_cube'], **keys), spec, seed=0)
+
+
+def test_messages_of_the_arm_tell_the_environments_own_observation():
+    # While the gripper holds a cube and turns it, too: the oracle drives.
+    from training.drivers import ManipulationDriver, RECIPES
+    robot = arm(mode='data_collection', terminate_at_goal=False, max_episode_steps=200)
+    driver = ManipulationDriver(RECIPES['cube-single-play-v0'], robot.env)
+    robot.reset(0)
+    driver.begin(None, robot.info)
+    seen = []
+    while not robot.over:
+        sent = robot.observe()
+        found = np.concatenate([
+            messages.read(signal, sent[signal.topic]) for signal in robot.spec.observations])
+        own = robot.env.unwrapped.compute_observation().astype(np.float32)
+        np.testing.assert_array_max_ulp(found, own, maxulp=1)
+        seen.append(found)
+        robot.advance(robot.env.action_space.high * np.clip(
+            driver.act(None, robot.info), -1, 1).astype(np.float32))
+        driver.watch(robot.info)
+    seen = np.array(seen)
+    assert seen[:, 18].max() > 0 and seen[:, 21].max() > 1  # contact; the cube is lifted by 10 cm
+
+
+def test_messages_of_the_arm_hold_metres_radians_and_quaternions_of_ros():
+    robot = arm()
+    robot.reset(0)
+    sent = robot.observe()
+    joints = sent['joint_states']
+    assert joints.name == [
+        'shoulder_pan_joint', 'shoulder_lift_joint', 'elbow_joint', 'wrist_1_joint',
+        'wrist_2_joint', 'wrist_3_joint', 'robotiq_85_left_knuckle_joint']
+    assert len(joints.position) == len(joints.velocity) == 7
+    assert np.isnan(joints.velocity[6]) and np.isfinite(joints.position).all()
+    data = robot.env.unwrapped._data
+    cube, pose = data.joint('object_joint_0').qpos, sent['cube_pose'].pose
+    assert sent['cube_pose'].header.frame_id == 'world'
+    assert [pose.position.x, pose.position.y, pose.position.z] == cube[:3].tolist()
+    assert [pose.orientation.w, pose.orientation.x, pose.orientation.y,
+            pose.orientation.z] == cube[3:].tolist()
+    # The tool points down: half a turn about a horizontal axis.
+    tool = sent['tool_pose'].pose.orientation
+    assert np.hypot(tool.x, tool.y) == pytest.approx(1.0, abs=1e-2)
+
+
+def test_the_arm_goes_where_its_velocity_says():
+    robot = arm(terminate_at_goal=False)
+    robot.reset(0)
+    site = robot.env.unwrapped._data.site('ur5e/robotiq/pinch')
+    before = site.xpos.copy()
+    for _ in range(20):
+        robot.advance(np.array([0.0, 0.2, 0.0, 0.0, 0.0], np.float32))
+    moved = site.xpos - before
+    assert moved[1] > 0.05 and abs(moved[0]) < 0.02
+    opening = robot.info['proprio/gripper_opening'][0]
+    for _ in range(5):
+        robot.advance(np.array([0.0, 0.0, 0.0, 0.0, 16.0], np.float32))
+    assert robot.info['proprio/gripper_opening'][0] > opening + 0.3
+
+
+def test_signals_of_other_sizes_than_the_spec_are_refused():
+    spec = specs.load(ROBOTS / 'ur5e_cube.yaml')
+    env = environments.make(environments.ROBOTS['ur5e_cube'])
+    env.observation_space = gymnasium.spaces.Dict({
+        **env.observation_space.spaces, 'tool_yaw': gymnasium.spaces.Box(-1, 1, (2,))})
+    with pytest.raises(SimulationError, match="expected .*'tool_yaw': \\(4,\\)"):
+        SimulatedRobot(env, spec, seed=0)
+
+
+def test_time_begins_where_it_is_told_and_ticks_begin_periods():
+    robot = SimulatedRobot(Slider(), slider_spec(), 0, epoch_ns=1_750_000_000_050_000_000)
+    robot.reset(0)
+    assert 0 < robot.time_ns - 1_750_000_000_050_000_000
+    assert robot.time_ns == robot.spec.start_of(robot.spec.period_of(robot.time_ns))

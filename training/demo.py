@@ -1,12 +1,12 @@
 """The quick start, as a script that reads like its section of the README.
 
-A simulated robot drives through a maze, its bags become a dataset, IDQL learns from it, and the
-policy file drives the robot: in evaluation, and over ROS 2 between two processes. `make demo` runs
-it; everything it writes lies in one folder.
+A simulated robot is driven by a scripted driver, its bags become a dataset, IDQL learns from it,
+and the policy file drives the robot: in evaluation, and over ROS 2 between two processes.
+`make demo` runs it with a robot in a maze; everything it writes lies in one folder.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import as_completed, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 import json
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from idql_ros import environments
 from idql_ros import message as messages
@@ -39,23 +39,20 @@ from rosbags.typesys import get_typestore, Stores
 from tqdm import tqdm
 from training import evaluate, report
 from training.checkpoint import CHECKPOINT, read_checkpoint
-from training.collect import maze_cells
 from training.conversion import Conversion, convert
+from training.drivers import ManipulationDriver, RECIPES, WanderingDriver
 from training.export import export
 from training.rewards import Task
 from training.train import read_config, train
 import tyro
+import yaml
 
 SOURCE = Path(__file__).resolve().parents[1]
-ROBOT = SOURCE / 'config' / 'robots' / 'pointmaze_medium.yaml'
-ENVIRONMENT = environments.ROBOTS['pointmaze_medium']
-DATASET = 'demo/pointmaze-medium-v0'
+DEMOS = SOURCE / 'config' / 'demos'
 # Lies in the demo's folder, which it may replace.
 MARKER = '.idql_ros_demo'
-# The driver's Gaussian noise, in the environment's own action (OGBench's "navigate" recipe).
-DRIVER_NOISE = 0.5
 # What a recorder sees: a message is logged some time after its stamp.
-ODOMETRY_DELAY_NS = (300_000, 2_000_000)
+OBSERVATION_DELAY_NS = (300_000, 2_000_000)
 COMMAND_DELAY_NS = (5_000_000, 20_000_000)
 # The first bag begins here, the others at distances; any date would do.
 RECORDED_AT_NS = 1_750_000_000 * messages.NS
@@ -63,82 +60,72 @@ BAG_DISTANCE_NS = 86_400 * messages.NS
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How large the demo is."""
+class Demonstration:
+    """What the demo does with a robot; config/demos/ROBOT.yaml."""
 
+    driver: Literal['wander', 'play']  # who drives while bags are recorded
+    recording: dict[str, Any]  # keywords of the environment while they are
     bags: int
-    steps_per_bag: int  # simulation steps of 0.1 s
-    training: Path
-    episodes: int
+    steps: int  # env.steps of an episode
+    task: dict[str, Any]  # the reward, as training.bags takes it
+    training: str  # a file of config/training
+    evaluate_driver: bool  # whether the driver is scored beside the policy
+    evaluate_episodes: int
+    episodes_per_bag: int = 1
 
 
-FULL = Scale(20, 10_000, SOURCE / 'config' / 'training' / 'demo.yaml', 50)
-SMALL = Scale(4, 3_000, SOURCE / 'config' / 'training' / 'demo_small.yaml', 5)
+def read_demonstration(robot: str, small: bool) -> Demonstration:
+    """Return config/demos/ROBOT.yaml; `small`: with what its key `small` says instead.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    path = DEMOS / f'{robot}.yaml'
+    if not path.is_file():
+        raise ValueError(f'{robot}: expected one of '
+                         f'{", ".join(sorted(p.stem for p in DEMOS.glob("*.yaml")))}')
+    keys = yaml.safe_load(path.read_text())
+    smaller = keys.pop('small')
+    return Demonstration(**{**keys, **(smaller if small else {})})
 
 
-class Driver:
-    """A scripted driver that wanders to random goals of the maze, with noise on its commands."""
-
-    def __init__(self, env: Any, seed: int) -> None:
-        """Choose a first goal.
-
-        Args:
-            env: The maze, made by its factory.
-            seed: Of goals and noise.
-        """
-        self._maze = env.unwrapped
-        self._generator = np.random.default_rng(seed)
-        self._cells, self._goals = maze_cells(self._maze.maze_map)
-        self._choose_goal()
-
-    def _choose_goal(self) -> None:
-        cell = self._goals[self._generator.integers(len(self._goals))]
-        self._goal = np.array(self._maze.ij_to_xy(cell))
-
-    def random_cell(self) -> np.ndarray:
-        """Return the centre (2,) of a random free cell, in m."""
-        return np.array(self._maze.ij_to_xy(
-            self._cells[self._generator.integers(len(self._cells))]))
-
-    def act(self, position: np.ndarray) -> np.ndarray:
-        """Return a velocity (2,) float32 in m/s at a position (2,) in m."""
-        if np.linalg.norm(position - self._goal) <= self._maze._goal_tol:
-            self._choose_goal()
-        subgoal, _ = self._maze.get_oracle_subgoal(position, self._goal)
-        direction = subgoal - position
-        direction = direction / (np.linalg.norm(direction) + 1e-6)
-        noisy = direction + self._generator.normal(0.0, DRIVER_NOISE, 2)
-        return (2.0 * np.clip(noisy, -1.0, 1.0)).astype(np.float32)
+def robot_spec(robot: str) -> specs.Spec:
+    """Return the spec in config/robots."""
+    return specs.load(SOURCE / 'config' / 'robots' / f'{robot}.yaml')
 
 
-def record_bag(path: Path, number: int, steps: int) -> int:
-    """Drive through the maze and write what a recorder would have written; return its messages."""
-    spec = specs.load(ROBOT)
-    env = environments.make(ENVIRONMENT, terminate_at_goal=False, max_episode_steps=steps + 1)
-    robot = SimulatedRobot(env, spec, seed=number)
-    driver = Driver(env, seed=number)
-    robot.reset(0)
-    env.unwrapped.set_xy(driver.random_cell())
-    offset_ns = RECORDED_AT_NS + number * BAG_DISTANCE_NS - robot.time_ns
+def record_bag(path: Path, robot_name: str, number: int, demonstration: Demonstration) -> int:
+    """Drive, and write what a recorder would have written; return how many messages."""
+    spec = robot_spec(robot_name)
+    env = environments.make(
+        environments.ROBOTS[robot_name], max_episode_steps=demonstration.steps + 1,
+        **demonstration.recording)
+    episodes = demonstration.episodes_per_bag
+    robot = SimulatedRobot(env, spec, seed=number * episodes,
+                           epoch_ns=RECORDED_AT_NS + number * BAG_DISTANCE_NS)
+    driver = _driver(demonstration, env)
     delays = np.random.default_rng([number, 1])
     typestore = get_typestore(Stores.ROS2_JAZZY)
-    (signal_,), (command,) = spec.observations, spec.actions
+    streams = {stream.topic: stream for stream in (*spec.observations, *spec.actions)}
     written: list[tuple[int, str, bytes]] = []
-    action = np.zeros(spec.action_size, np.float32)
-    for _ in range(steps):
-        position = env.unwrapped.get_xy()
-        stamp_ns = robot.time_ns + offset_ns
-        odometry = messages.write(
-            signal_, position.astype(np.float32), messages.blank(signal_.type), stamp_ns)
-        odometry.header.frame_id, odometry.child_frame_id = 'odom', 'base_link'
-        written.append((stamp_ns + int(delays.integers(*ODOMETRY_DELAY_NS)), signal_.topic,
-                        typestore.serialize_cdr(odometry, signal_.type)))
-        if robot.at_tick:
-            action = driver.act(position)
-            answer = messages.write(command, action, messages.blank(command.type), stamp_ns)
-            written.append((stamp_ns + int(delays.integers(*COMMAND_DELAY_NS)), command.topic,
-                            typestore.serialize_cdr(answer, command.type)))
-        robot.advance(action)
+
+    def write(sent: dict[str, Any], stamp_ns: int, delay_ns: tuple[int, int]) -> None:
+        for topic, message in sent.items():
+            written.append((stamp_ns + int(delays.integers(*delay_ns)), topic,
+                            typestore.serialize_cdr(message, streams[topic].type)))
+
+    for episode in range(episodes):
+        robot.reset(episode)
+        driver.seed(number * episodes + episode)
+        driver.begin(None, robot.info)
+        for _ in range(demonstration.steps):
+            write(robot.observe(), robot.time_ns, OBSERVATION_DELAY_NS)
+            if robot.at_tick:
+                action = _in_units(driver.act(None, robot.info), env.action_space)
+                write(messages.write_topics(spec.actions, action, robot.time_ns, messages.blank),
+                      robot.time_ns, COMMAND_DELAY_NS)
+            robot.advance(action)
+            driver.watch(robot.info)
     # A recorder writes in the order of its log.
     written.sort(key=lambda entry: entry[0])
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.writing-') as temporary:
@@ -146,13 +133,26 @@ def record_bag(path: Path, number: int, steps: int) -> int:
         unfinished = Path(temporary, path.name)
         with Writer(unfinished, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
             connections = {
-                s.topic: writer.add_connection(
-                    f'/{s.topic}', s.type, typestore=typestore, offered_qos_profiles=[_qos(s)])
-                for s in (signal_, command)}
+                topic: writer.add_connection(
+                    f'/{topic}', stream.type, typestore=typestore,
+                    offered_qos_profiles=[_qos(stream)])
+                for topic, stream in streams.items()}
             for logged_ns, topic, content in written:
                 writer.write(connections[topic], logged_ns, content)
         unfinished.rename(path)
     return len(written)
+
+
+def _driver(demonstration: Demonstration, env: Any) -> WanderingDriver | ManipulationDriver:
+    if demonstration.driver == 'wander':
+        return WanderingDriver(env)
+    return ManipulationDriver(RECIPES['cube-single-play-v0'], env)
+
+
+def _in_units(action: np.ndarray, space: Any) -> np.ndarray:
+    """Return a driver's numbers in [-1, 1] as an action (A,) float32 in a robot's units."""
+    share = 0.5 * (np.clip(action, -1.0, 1.0) + 1.0)
+    return (space.low + share * (space.high - space.low)).astype(np.float32)
 
 
 def _qos(stream: specs.Stream) -> Qos:
@@ -163,30 +163,35 @@ def _qos(stream: specs.Stream) -> Qos:
         QosDurability.VOLATILE, forever, forever, QosLiveliness.AUTOMATIC, forever, False)
 
 
-def record(folder: Path, scale: Scale) -> list[Path]:
+def record(folder: Path, robot: str, demonstration: Demonstration) -> list[Path]:
     """Record the demo's bags, in parallel; return their folders."""
     folder.mkdir(parents=True)
-    paths = [folder / f'drive_{number:02d}' for number in range(scale.bags)]
-    with ProcessPoolExecutor(min(scale.bags, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(record_bag, path, number, scale.steps_per_bag)
+    paths = [folder / f'drive_{number:02d}' for number in range(demonstration.bags)]
+    with ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(record_bag, path, robot, number, demonstration)
                    for number, path in enumerate(paths)]
-        for future in tqdm(futures, desc='record', unit='bag', dynamic_ncols=True):
+        for future in tqdm(as_completed(futures), total=len(paths), desc='record', unit='bag',
+                           dynamic_ncols=True):
             future.result()
     return paths
 
 
-def evaluate_driver(episodes: int) -> list[evaluate.EpisodeResult]:
+def evaluate_driver(robot: str, demonstration: Demonstration) -> list[evaluate.EpisodeResult]:
     """Return how often the driver happens to reach the goal in the time of an episode."""
-    robot = SimulatedRobot(environments.make(ENVIRONMENT), specs.load(ROBOT), seed=0)
+    simulated = SimulatedRobot(
+        environments.make(environments.ROBOTS[robot]), robot_spec(robot), seed=0)
+    driver = _driver(demonstration, simulated.env)
     results = []
-    for episode in tqdm(range(episodes), desc='driver', unit='episode', dynamic_ncols=True):
-        driver = Driver(robot.env, seed=1000 + episode)
+    for episode in tqdm(range(demonstration.evaluate_episodes), desc='driver', unit='episode',
+                        dynamic_ncols=True):
+        driver.seed(1000 + episode)
+        driver.begin(None, {})
 
-        def decide(observation: np.ndarray, _: int, driver: Driver = driver) -> Decision:
-            action = driver.act(observation)
+        def decide(*_: Any) -> Decision:
+            action = _in_units(driver.act(None, simulated.info), simulated.env.action_space)
             return Decision(action, 0.0, 0.0, action[None], np.zeros(1))
 
-        results.append(evaluate.run_episode(robot, episode, decide))
+        results.append(evaluate.run_episode(simulated, episode, decide))
     return results
 
 
@@ -248,15 +253,17 @@ def deploy(policy: Path, episodes: int, folder: Path) -> list[dict[str, Any]]:
 
 def main(
     output: Path = Path('demo_output'),
+    robot: str = 'pointmaze_medium',
     small: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Run the quick start.
 
     Args:
         output: Folder for everything; that of an earlier demo is replaced.
+        robot: A robot that config/demos holds a demonstration of.
         small: A quick pass through every step; its policy is not trained long enough to be good.
     """
-    scale = SMALL if small else FULL
+    demonstration = read_demonstration(robot, small)
     seconds: dict[str, float] = {}
 
     def timed(name: str, step: Callable[[], Any]) -> Any:
@@ -272,15 +279,16 @@ def main(
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
     (output / MARKER).touch()
-    spec = specs.load(ROBOT)
-    goal, tolerance = report.maze_goal(ENVIRONMENT)
+    environment, spec = environments.ROBOTS[robot], robot_spec(robot)
+    dataset = f'demo/{robot.replace("_", "-")}-v0'
 
-    paths = timed('record', lambda: record(output / 'bags', scale))
-    task = Task({'sparse_goal': {'goal': goal.tolist(), 'tolerance': tolerance}})
+    paths = timed('record', lambda: record(output / 'bags', robot, demonstration))
     timed('convert', lambda: convert(
-        paths, Conversion(spec, task), DATASET, output / 'datasets', jobs=os.cpu_count() or 1))
-    config = replace(read_config(scale.training), dataset=DATASET,
-                     root=str(output / 'datasets'), output=str(output / 'training'))
+        paths, Conversion(spec, Task(demonstration.task)), dataset, output / 'datasets',
+        jobs=os.cpu_count() or 1))
+    config = replace(
+        read_config(SOURCE / 'config' / 'training' / demonstration.training), dataset=dataset,
+        root=str(output / 'datasets'), output=str(output / 'training'))
     idql = timed('train', lambda: train(config))
     checkpoint = read_checkpoint(output / 'training' / CHECKPOINT)
     path = output / 'policy.onnx'
@@ -290,18 +298,20 @@ def main(
 
     def score() -> dict[str, list[evaluate.EpisodeResult]]:
         policy = Policy(path)
-        return {
-            'driver': evaluate_driver(scale.episodes),
-            'one_sample': evaluate.evaluate(
-                policy, ENVIRONMENT, scale.episodes, 0, 1, 'one sample'),
-            'idql': evaluate.evaluate(
-                policy, ENVIRONMENT, scale.episodes, 0, policy.candidates, 'IDQL'),
-        }
+        episodes = demonstration.evaluate_episodes
+        results = {}
+        if demonstration.evaluate_driver:
+            results['driver'] = evaluate_driver(robot, demonstration)
+        for row, candidates, bar in (
+                ('one_sample', 1, 'one sample'), ('idql', policy.candidates, 'IDQL')):
+            results[row] = evaluate.evaluate(policy, environment, episodes, 0, candidates, bar)
+        return results
 
     results = timed('evaluate', score)
-    over_ros = timed('deploy', lambda: deploy(path, scale.episodes, output / 'ros'))
+    over_ros = timed('deploy', lambda: deploy(
+        path, demonstration.evaluate_episodes, output / 'ros'))
     seconds['total'] = sum(seconds.values())
-    if not report.write(output, results, over_ros, seconds, ENVIRONMENT):
+    if not report.write(output, results, over_ros, seconds, environment, spec):
         raise RuntimeError(
             f'expected equal returns over ROS 2 and in evaluation, see {output / "summary.json"}')
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from idql_ros import environments
+from idql_ros.spec import Spec
 import matplotlib
 from matplotlib import pyplot as plt
 from matplotlib.collections import LineCollection
@@ -20,19 +21,13 @@ TITLES = {'driver': 'driver (the data)', 'one_sample': 'one diffusion sample, no
           'idql': 'IDQL (greedy)', 'idql_ros': 'IDQL over ROS 2'}
 
 
-def maze_goal(environment: str) -> tuple[np.ndarray, float]:
-    """Return goal (2,) in m and tolerance in m of a maze's task."""
-    maze = environments.make(environment).unwrapped
-    maze.reset()  # sets the task
-    return np.array(maze.cur_goal_xy, dtype=np.float64), float(maze._goal_tol)
-
-
 def write(
     output: Path,
     results: dict[str, list[EpisodeResult]],
     over_ros: list[dict[str, Any]],
     seconds: dict[str, float],
     environment: str,
+    spec: Spec,
 ) -> bool:
     """Write summary.json, summary.md and the pictures, and print the table.
 
@@ -41,7 +36,8 @@ def write(
         results: Row -> its episodes, in evaluation.
         over_ros: sim_node's results file, a dictionary an episode.
         seconds: Step -> how long it took.
-        environment: The maze, to draw it.
+        environment: Whose walls are drawn, where it is a maze.
+        spec: Whose `space` says what is drawn: the paths of the actions' origin.
 
     Returns:
         Whether the returns over ROS 2 equal those of the evaluation.
@@ -67,7 +63,7 @@ def write(
     }
     table = ['| policy | success | 95 % interval |', '|---|---|---|']
     table += [f'| {title} | {success[name]:.2f} | {intervals[name][0]:.2f} - '
-              f'{intervals[name][1]:.2f} |' for name, title in TITLES.items()]
+              f'{intervals[name][1]:.2f} |' for name, title in TITLES.items() if name in success]
     equal = ('equal' if summary['ros_returns_equal'] else 'NOT EQUAL')
     lines = [
         f'# {episodes} episodes', '', *table, '',
@@ -77,7 +73,7 @@ def write(
         'Seconds: ' + ', '.join(f'{name} {value:.0f}' for name, value in seconds.items()) + '.',
     ]
     _draw_training(output / 'training' / 'metrics.csv', output / 'training.png')
-    _draw_trajectories(results, environment, output / 'trajectories.png')
+    _draw_trajectories(results, environment, spec, output / 'trajectories.png')
     _draw_latency(latencies, output / 'latency.png')
     pictures = [f'![{name}]({name}.png)' for name in ('trajectories', 'training', 'latency')]
     write_whole(output / 'summary.md', '\n'.join([*lines, '', *pictures, '']).encode())
@@ -99,32 +95,41 @@ def _draw_training(metrics: Path, target: Path) -> None:
 
 
 def _draw_trajectories(
-    results: dict[str, list[EpisodeResult]], environment: str, target: Path
+    results: dict[str, list[EpisodeResult]], environment: str, spec: Spec, target: Path
 ) -> None:
-    """Draw the paths over the maze, coloured by Q of the action chosen there."""
+    """Draw the paths from above, coloured by Q of the action chosen there."""
     maze = environments.make(environment).unwrapped
-    goal, tolerance = maze_goal(environment)
     q = np.concatenate([r.q for r in results['idql']])
     norm = plt.Normalize(np.nanmin(q), np.nanmax(q))
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5), layout='constrained')
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(5 * len(results), 5), layout='constrained')
+    units = [signal.unit for signal in spec.observations for _ in range(signal.width)]
+    across = list(spec.space.origin[:2])
     for axis, (name, rows) in zip(axes, results.items(), strict=True):
-        for cell in np.argwhere(maze.maze_map == 1):
-            x, y = maze.ij_to_xy(cell)
-            unit = maze._maze_unit
-            axis.add_patch(plt.Rectangle((x - unit / 2, y - unit / 2), unit, unit, color='0.8'))
-        axis.add_patch(plt.Circle(goal, tolerance, color='tab:red', alpha=0.5))
+        if hasattr(maze, 'maze_map'):
+            _draw_maze(axis, maze)
         for row in rows:
-            points = row.observations[:, :2]
+            points = row.observations[:, across]
             lines = LineCollection(
                 np.stack([points[:-1], points[1:]], axis=1), cmap='viridis', norm=norm, lw=0.8,
                 array=row.q[:-1])
             if name == 'driver':
                 lines.set(array=None, color='0.4')
             axis.add_collection(lines)
-        axis.set(title=TITLES[name], xlabel='x (m)', ylabel='y (m)', aspect='equal')
+        axis.set(title=TITLES[name], xlabel=f'x ({units[across[0]]})',
+                 ylabel=f'y ({units[across[1]]})', aspect='equal')
         axis.autoscale_view()
     figure.colorbar(plt.cm.ScalarMappable(norm, 'viridis'), ax=axes, label='Q of the action')
     _save(figure, target)
+
+
+def _draw_maze(axis: plt.Axes, maze: Any) -> None:
+    maze.reset()  # sets the task
+    unit = maze._maze_unit
+    for cell in np.argwhere(maze.maze_map == 1):
+        x, y = maze.ij_to_xy(cell)
+        axis.add_patch(plt.Rectangle((x - unit / 2, y - unit / 2), unit, unit, color='0.8'))
+    axis.add_patch(plt.Circle(maze.cur_goal_xy, maze._goal_tol, color='tab:red', alpha=0.5))
 
 
 def _draw_latency(latencies: np.ndarray, target: Path) -> None:
