@@ -85,7 +85,7 @@ def ur5e_cube(**kwargs: Any) -> Any:
 
         def _told(self, info: dict[str, Any]) -> dict[str, np.ndarray]:
             tool = np.empty(4)
-            site = self.env.unwrapped._data.site('ur5e/robotiq/pinch')
+            site = self.env.unwrapped.data.site('ur5e/robotiq/pinch')
             mujoco.mju_mat2Quat(tool, site.xmat)  # w, x, y, z
             cube = info['privileged/block_0_quat']  # w, x, y, z
             return {

@@ -102,9 +102,9 @@ def test_goals_of_the_demonstrations_are_those_of_the_environments():
     cube.reset(seed=0)
     # In decimetres from the middle of the table, as the spec has it.
     assert np.allclose(
-        goal['ur5e_cube']['goal'], 10 * (cube._data.mocap_pos[0] - [0.425, 0.0, 0.0]))
+        goal['ur5e_cube']['goal'], 10 * (cube.data.mocap_pos[0] - [0.425, 0.0, 0.0]))
     for away, reached in ((0.039, True), (0.041, False)):
-        cube._data.joint('object_joint_0').qpos[:3] = cube._data.mocap_pos[0] + [away, 0, 0]
+        cube.data.joint('object_joint_0').qpos[:3] = cube.data.mocap_pos[0] + [away, 0, 0]
         assert cube._compute_successes() == [reached]
         assert (10 * away <= goal['ur5e_cube']['tolerance']) == reached
 

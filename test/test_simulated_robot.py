@@ -425,7 +425,7 @@ def test_messages_of_the_arm_hold_metres_radians_and_quaternions_of_ros():
         'wrist_2_joint', 'wrist_3_joint', 'robotiq_85_left_knuckle_joint']
     assert len(joints.position) == len(joints.velocity) == 7
     assert np.isnan(joints.velocity[6]) and np.isfinite(joints.position).all()
-    data = robot.env.unwrapped._data
+    data = robot.env.unwrapped.data
     cube, pose = data.joint('object_joint_0').qpos, sent['cube_pose'].pose
     assert sent['cube_pose'].header.frame_id == 'world'
     assert [pose.position.x, pose.position.y, pose.position.z] == cube[:3].tolist()
@@ -439,7 +439,7 @@ def test_messages_of_the_arm_hold_metres_radians_and_quaternions_of_ros():
 def test_the_arm_goes_where_its_velocity_says():
     robot = arm(terminate_at_goal=False)
     robot.reset(0)
-    site = robot.env.unwrapped._data.site('ur5e/robotiq/pinch')
+    site = robot.env.unwrapped.data.site('ur5e/robotiq/pinch')
     before = site.xpos.copy()
     for _ in range(20):
         robot.advance(np.array([0.0, 0.2, 0.0, 0.0, 0.0], np.float32))

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from idql_ros import environments
 from idql_ros import message as messages
@@ -63,7 +63,7 @@ BAG_DISTANCE_NS = 86_400 * messages.NS
 class Demonstration:
     """What the demo does with a robot; config/demos/ROBOT.yaml."""
 
-    driver: Literal['wander', 'play']  # who drives while bags are recorded
+    driver: str  # who drives while bags are recorded: 'wander', or a recipe of training.drivers
     recording: dict[str, Any]  # keywords of the environment while they are
     bags: int
     steps: int  # env.steps of an episode
@@ -146,7 +146,7 @@ def record_bag(path: Path, robot_name: str, number: int, demonstration: Demonstr
 def _driver(demonstration: Demonstration, env: Any) -> WanderingDriver | ManipulationDriver:
     if demonstration.driver == 'wander':
         return WanderingDriver(env)
-    return ManipulationDriver(RECIPES['cube-single-play-v0'], env)
+    return ManipulationDriver(RECIPES[demonstration.driver], env)
 
 
 def _in_units(action: np.ndarray, space: Any) -> np.ndarray:
