@@ -35,6 +35,7 @@ setup(
         'console_scripts': [
             f'policy_node = {name}.policy_node:main',
             f'sim_node = {name}.sim_node:main',
+            f'gazebo_reset_node = {name}.gazebo_reset_node:main',
         ],
     },
 )

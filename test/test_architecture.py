@@ -16,7 +16,8 @@ ROS = {'rclpy', 'rcl_interfaces', 'lifecycle_msgs', 'diagnostic_msgs', 'rosgraph
        'std_srvs', 'ros_gz_interfaces', 'geometry_msgs', 'nav_msgs', 'sensor_msgs',
        'visualization_msgs'}
 # The nodes, and what one of them publishes.
-SPEAKING_ROS = {'policy_node.py', 'sim_node.py', 'gazebo_reset_node.py', 'topics.py'}
+SPEAKING_ROS = {'policy_node.py', 'sim_node.py', 'gazebo_reset_node.py', 'topics.py',
+                'view.py'}
 # Files that make or step an environment; datasets describes its arrays with gymnasium's spaces.
 SIMULATING = {
     'datasets.py', 'evaluate.py', 'collect.py', 'drivers.py', 'finetune.py', 'demo.py'}

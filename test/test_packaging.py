@@ -20,7 +20,7 @@ REQUIREMENTS = ['requirements.txt', 'requirements-ros.txt', 'constraints.txt']
 # Import name -> package.xml name, where the two differ.
 APT_NAMES = {'numpy': 'python3-numpy', 'yaml': 'python3-yaml'}
 # In no apt repository: imported when needed, and the error says how to install them.
-PIP_ONLY = {'gymnasium', 'mujoco', 'ogbench', 'onnx', 'onnxruntime', 'torch'}
+PIP_ONLY = {'PIL', 'av', 'glfw', 'gymnasium', 'mujoco', 'ogbench', 'onnx', 'onnxruntime', 'torch'}
 
 
 def imported(nodes):
@@ -121,7 +121,8 @@ def test_every_config_and_launch_file_is_installed(installed):
 
 def test_ros_finds_the_package_and_its_programs(installed):
     assert {'share/ament_index/resource_index/packages/idql_ros', 'share/idql_ros/package.xml',
-            'lib/idql_ros/policy_node', 'lib/idql_ros/sim_node'} <= installed
+            'lib/idql_ros/policy_node', 'lib/idql_ros/sim_node',
+            'lib/idql_ros/gazebo_reset_node'} <= installed
 
 
 def test_parameter_file_holds_every_parameter_at_its_default():
