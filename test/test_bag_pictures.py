@@ -45,11 +45,3 @@ def test_no_line_is_drawn_across_a_gap():
 def test_marks_that_lie_close_are_one_bar():
     assert bag_pictures._stretches(np.array([0.0, 0.1, 0.2, 5.0]), 0.5) == [
         (0.0, pytest.approx(0.2)), (5.0, 0.5 / 8)]
-
-
-def test_limit_that_would_squeeze_the_numbers_is_not_drawn():
-    drawn = []
-    for limit in (1.5, 1e6):
-        bag_pictures._draw_limit(
-            lambda at, **how: drawn.append(at), limit, np.array([0.0, 1.0, np.nan]), 'C0')
-    assert drawn == [1.5]

@@ -201,7 +201,7 @@ def test_an_interrupt_leaves_no_process_and_no_scores(tmp_path, ending, group):
         child.stderr.close()
         child.wait()
     if ending != signal.SIGKILL:
-        assert seen.decode().endswith('error: interrupted; nothing was written\n')
+        assert seen.decode().endswith('error: interrupted; no file is half written\n')
     assert b'Traceback' not in seen
     assert not list(tmp_path.iterdir())
 
@@ -384,6 +384,26 @@ def test_policy_is_asked_once_a_tick_with_the_observation_and_time_of_the_tick()
     assert np.diff(result.observations[:, 0]) == pytest.approx(np.full(5, 0.25), abs=1e-3)
 
 
+def test_episode_holds_what_it_can_be_repeated_from_and_judged_by():
+    robot = SimulatedRobot(short_maze(), ROBOT, seed=0)
+    result = evaluate.run_episode(robot, 1, constant([0.5, 0.0]))
+    assert result.rewards.tolist() == [-5.0] * 6 and not result.terminated
+    assert result.counts.tolist() == [4] * 6
+    assert np.array_equal(result.actions, np.full((6, 2), [0.5, 0.0], np.float32))
+    # All that was observed, a step each: 0.05 m along x.
+    seen = [row for tick in range(6) for row in (
+        result.observations[tick], *result.between[4 * tick:4 * tick + 4])]
+    assert np.diff([*seen, result.last], axis=0) == pytest.approx(
+        np.full((30, 2), [0.05, 0.0]), abs=1e-3)
+    robot.reset(1)
+    for k in range(30):
+        robot.advance(result.actions[k // 5])
+    assert robot.total_reward == result.total_reward
+    # Where a sensor was silent nothing is made up.
+    blind = evaluate.run_episode(Blind(short_maze(), ROBOT, seed=0), 1, constant([0.5, 0.0]))
+    assert blind.counts.tolist() == [4, 4, 0, 4, 4, 4] and np.isfinite(blind.between).all()
+
+
 @pytest.mark.parametrize('decision', [
     constant([np.nan, 0.0]), constant([np.inf, 0.0]), constant([1.0, 0.0], q=np.nan)])
 def test_robot_stops_where_the_policy_gives_what_is_not_finite(decision):
@@ -505,6 +525,25 @@ def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable
     assert (written['parallel'], written['warning']) == (1, None)
 
 
+def test_report_is_of_the_episodes_that_were_scored(tmp_path):
+    pytest.importorskip('matplotlib', reason='matplotlib is not installed')
+    pytest.importorskip('minari', reason='minari is not installed')
+    found = run(DEFAULT, '--episodes', '2', '--candidates', '1', '--candidates', '3', '--parallel',
+                '1', '--report', tmp_path / 'p.html', '--json-file', tmp_path / 'scores.json')
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith(f'report: {tmp_path / "p.html"}\n')
+    scores, numbers = (json.loads((tmp_path / f'{name}.json').read_text())
+                       for name in ('scores', 'p'))
+    assert scores == {key: numbers[key] for key in scores}
+    assert numbers['detailed'] == 3
+    assert sorted(row['return'] for row in numbers['worst']) == sorted(
+        scores['candidates']['3']['returns'])
+    # The task of the data has -1 a decision, which is discounted by 0.98: -50 if it never ended.
+    first = numbers['calibration']['first']
+    assert len(first['predicted']) == 2 and -50 < first['mean_obtained'] < 0
+    assert b'<h2>Predicted and obtained return</h2>' in (tmp_path / 'p.html').read_bytes()
+
+
 @pytest.mark.parametrize(('arguments', 'code', 'reason'), [
     (['none.onnx'], 1, 'none.onnx: cannot be read'),
     ([ROOT / 'setup.py'], 1, 'not an ONNX file'),
@@ -514,6 +553,11 @@ def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable
     ([DEFAULT, '--episodes', '0'], 1, 'expected 1 episode or more'),
     ([DEFAULT, '--candidates', '0'], 1, '1 to 65536 candidates, found 50 and [0]'),
     ([DEFAULT, '--candidates', '1000000000'], 1, '1 to 65536 candidates'),
+    ([DEFAULT, '--report', 'page.pdf'], 1, 'page.pdf: expected a page with a name that ends in '),
+    ([DEFAULT, '--report', 'none/page.html'], 1, 'none/page.html: expected an existing folder'),
+    ([DEFAULT, '--dataset', 'a/b-v0'], 1, 'dataset, root: expected with --report'),
+    ([DEFAULT, '--report', 'p.html', '--dataset', 'a/b-v0', '--root', 'none'], 1,
+     "dataset 'a/b-v0': expected a Minari dataset at none"),
     ([DEFAULT, '--parallel', '0'], 1, 'parallel: expected 1 robot or more at a time, found 0'),
     ([DEFAULT, '--seed', '-1'], 1, 'expected a seed from 0 to 4294967246, found -1'),
     ([DEFAULT, '--softmax-temperature', '-1'], 1, 'softmax_temperature: expected a number from 0'),
@@ -546,5 +590,5 @@ def test_messages_are_on_the_path_of_evaluation():
         short_maze(), specs.parse(data, 'robot.yaml'), seed=0, new=blank)
     written.clear()
     evaluate.run_episode(robot, 0, constant([0.5, 0.5]))
-    # Of each step, and the one that is looked at before the first.
-    assert written == ['std_msgs/msg/Float32MultiArray'] * 31
+    # Of each step, the one that is looked at before the first, and the one of the end.
+    assert written == ['std_msgs/msg/Float32MultiArray'] * 32

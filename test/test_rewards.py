@@ -358,8 +358,9 @@ def test_own_function_of_the_current_folder_judges_with_its_parameters(own):
     assert rewards.tolist() == [-2, -4] and rewards.dtype == np.float32
     assert terminals.tolist() == [False, True]
     assert sys.path == path
-    both = Task({'weighted_sum': [{'weight': 2, 'own_rewards:score': {}}]})
-    assert both.judge(own)[0].tolist() == [2, 4]
+    both = Task({'weighted_sum': [
+        {'weight': 2, 'own_rewards:score': {}}, {'weight': 0, 'action_cost': {}}]})
+    assert both.judge(own)[0].tolist() == [2, 4] and both.own == ['own_rewards:score']
 
 
 @pytest.mark.parametrize('reward, message', [

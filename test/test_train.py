@@ -382,6 +382,8 @@ def test_rewards_are_scaled_by_the_training_returns_then_shifted(config):
         assert after.rewards.dtype == np.float32
         assert after.rewards == pytest.approx(before.rewards * scale - 1, rel=1e-5)
     assert changed.provenance['dataset_hash'] == plain.provenance['dataset_hash']
+    assert (plain.provenance['reward_scale'], changed.provenance['reward_scale']) == (
+        1, pytest.approx(scale))
 
 
 def test_losses_that_are_no_longer_finite_stop_the_run(config, tmp_path):

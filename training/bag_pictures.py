@@ -1,17 +1,12 @@
-"""Pictures of bags: what came when, the numbers over time, and histograms; each a PNG."""
+"""Pictures of bags: what came when, and the numbers over time; each a PNG."""
 
 from collections.abc import Sequence
-import io
-from typing import Any
 
 from idql_ros import spec as specs
-import matplotlib
 from matplotlib.figure import Figure
 import numpy as np
 from training.bag_summary import BagResult, evenly, part_name
-
-# Pictures go to files; no screen is needed.
-matplotlib.use('Agg')
+from training.figures import draw_limit, literal, png
 
 _BAGS = 3
 _STREAMS = 12
@@ -46,17 +41,6 @@ def _gaps(result: BagResult, name: str) -> list[dict[str, float]]:
             for gap in account['gaps_listed']]
 
 
-def _plain(text: str) -> str:
-    """Return text of a spec as matplotlib shall show it: as it is, and not as a formula."""
-    return text.replace('$', r'\$')
-
-
-def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format='png', dpi=100)
-    return content.getvalue()
-
-
 def draw_times(result: BagResult, spec: specs.Spec) -> bytes:
     """Draw which stream had messages when."""
     streams = _chosen_streams(spec)
@@ -80,7 +64,7 @@ def draw_times(result: BagResult, spec: specs.Spec) -> bytes:
     axis.set(ylim=(len(streams) - 0.5, -0.5), xlabel='time (s)')
     axis.spines[['top', 'right', 'left']].set_visible(False)
     axis.tick_params(axis='y', length=0)
-    return _png(figure)
+    return png(figure)
 
 
 def _stretches(times: np.ndarray, apart_s: float) -> list[tuple[float, float]]:
@@ -108,18 +92,18 @@ def draw_traces(result: BagResult, spec: specs.Spec) -> bytes:
             axis.plot(rows[alone, 0], rows[alone, 1 + i], '.', ms=4, color=f'C{line}')
             if command:
                 for limit in (stream.dimensions[i].lower, stream.dimensions[i].upper):
-                    _draw_limit(axis.axhline, limit, rows[:, 1:], f'C{line}')
+                    draw_limit(axis.axhline, limit, rows[:, 1:], f'C{line}')
         unit = ', '.join(dict.fromkeys(stream.dimensions[i].unit for i in shown)
                          if command else [stream.unit])
         left_out = f', {len(shown)} of {stream.size}' if len(shown) < stream.size else ''
-        axis.set_title(_plain(f'{stream.name} ({unit}){left_out}'), fontsize=9, loc='left')
+        axis.set_title(literal(f'{stream.name} ({unit}){left_out}'), fontsize=9, loc='left')
         axis.tick_params(labelsize=8)
         axis.spines[['top', 'right']].set_visible(False)
         if stream.size > 1:
             axis.legend(fontsize=7, loc='center left', bbox_to_anchor=(1, 0.5), frameon=False,
                         handlelength=1)
     axes[-1].set_xlabel('time (s)')
-    return _png(figure)
+    return png(figure)
 
 
 def _cut_at_gaps(rows: np.ndarray, gaps: list[dict[str, float]]) -> np.ndarray:
@@ -129,39 +113,3 @@ def _cut_at_gaps(rows: np.ndarray, gaps: list[dict[str, float]]) -> np.ndarray:
     middles = rows[0, 0] + np.array([gap['at_s'] + gap['length_s'] / 2 for gap in gaps])
     places = np.searchsorted(rows[:, 0], middles)
     return np.insert(rows, places, np.nan, axis=0)
-
-
-def _draw_limit(line: Any, limit: float, values: np.ndarray, color: str) -> None:
-    """Draw a limit where it does not squeeze the numbers together."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return
-    low, high = finite.min(), finite.max()
-    room = 3 * (high - low) or 3 * abs(limit)
-    if low - room <= limit <= high + room:
-        line(limit, color=color, ls='--', lw=0.8)
-
-
-def draw_histograms(histograms: list[dict[str, Any]]) -> bytes:
-    """Draw histograms of the summary, with limits where there are any."""
-    # Alone, a panel is no larger than among others.
-    across = min(4, max(3, len(histograms)))
-    down = -(-len(histograms) // across)
-    figure = Figure(figsize=(2.3 * across, 0.3 + 1.7 * down), layout='constrained')
-    axes = list(figure.subplots(down, across, squeeze=False).flat)
-    for axis, histogram in zip(axes[:len(histograms)], histograms, strict=True):
-        unit = '' if histogram['unit'] == '1' else f' ({histogram["unit"]})'
-        axis.set_title(_plain(f'{histogram["name"]}{unit}'), fontsize=8)
-        axis.tick_params(labelsize=7)
-        axis.set_yticks([])
-        axis.locator_params(axis='x', nbins=5)
-        axis.spines[['top', 'right', 'left']].set_visible(False)
-        if not histogram['counts']:
-            axis.text(0.5, 0.5, 'none', ha='center', transform=axis.transAxes)
-            continue
-        axis.stairs(histogram['counts'], histogram['edges'], fill=True, color='tab:blue')
-        for limit in histogram['limits'] or ():
-            _draw_limit(axis.axvline, limit, np.array(histogram['edges']), 'tab:red')
-    for axis in axes[len(histograms):]:
-        axis.set_visible(False)
-    return _png(figure)

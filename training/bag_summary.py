@@ -7,12 +7,13 @@ weight of its messages; counts are sums, and what is longest is that of the wors
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-import math
 from typing import Any
 
 from idql_ros import spec as specs
 import numpy as np
 from training import bag_warnings, behaviour
+from training.distribution import histogram, LARGEST, spread
+from training.page import plain
 
 # Numbers of an observation or an action that are shown.
 PANELS = 24
@@ -20,9 +21,6 @@ PANELS = 24
 _LISTED = 20
 # Rewards that differ by less, relatively, differ by what rounding to float32 makes of one reward.
 _SAME_REWARD = 1e-5
-# float32 holds no larger number, and pictures need the squares of what they show.
-_LARGEST = 3e38
-_BINS = 30
 # The behaviour is estimated from at most so many decisions.
 _ESTIMATE_ROWS = 4000
 # Seconds: no clock set to the date stamps a time in the first months of 1970; simulators do.
@@ -50,7 +48,7 @@ class BagResult:
     def rows(self, name: str, width: int) -> np.ndarray:
         """Return samples (k, width) float64; what cannot be drawn is NaN."""
         rows = np.asarray(self.samples.get(name, ()), np.float64).reshape(-1, width)
-        return np.where(np.abs(rows) <= _LARGEST, rows, np.nan)
+        return np.where(np.abs(rows) <= LARGEST, rows, np.nan)
 
 
 def summarise(
@@ -71,7 +69,7 @@ def summarise(
     width = spec.observation_size + spec.action_size + 1
     drawn = [result.rows('decisions', width) for result in results]
     decisions = np.concatenate([np.zeros((0, width)), *drawn])
-    reward = _spread(decisions[:, -1])
+    reward = spread(decisions[:, -1])
     first_of = _first_of_copies(accounts)
     signals = [_stream(stream, accounts) for stream in spec.observations]
     commands = [_stream(stream, accounts) for stream in spec.actions]
@@ -91,8 +89,8 @@ def summarise(
                    for first in sorted({first for k, first in enumerate(first_of) if k != first})],
         'episodes': {
             'terminal_share': _share(sum(end for _, _, end in episodes), len(episodes)),
-            'length': _spread(np.array([length for length, _, _ in episodes], float)),
-            'return': _spread(np.array([value for _, value, _ in episodes], float)),
+            'length': spread(np.array([length for length, _, _ in episodes], float)),
+            'return': spread(np.array([value for _, value, _ in episodes], float)),
             'reward': reward,
             'one_reward': _one_reward(reward, episodes)},
         'signals': signals,
@@ -107,18 +105,7 @@ def summarise(
             spec),
         'bags': [{**result.account, 'episodes': len(result.episodes)} for result in results],
     }
-    return _plain(summary | {'warnings': bag_warnings.find(summary, spec)})
-
-
-def _plain(data: Any) -> Any:
-    """Return data as JSON holds it, None for numbers that are not finite."""
-    if isinstance(data, dict):
-        return {str(key): _plain(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple, np.ndarray)):
-        return [_plain(value) for value in data]
-    if isinstance(data, (float, np.floating)):
-        return float(data) if math.isfinite(data) else None
-    return data.item() if isinstance(data, np.generic) else data
+    return plain(summary | {'warnings': bag_warnings.find(summary, spec)})
 
 
 def _share(part: float, whole: float) -> float | None:
@@ -245,7 +232,7 @@ def _dimension(stream: specs.Stream, i: int, found: _Found) -> dict[str, Any]:
     low = min((a['low'][i] for a, _ in read if a['low'][i] is not None), default=None)
     high = max((a['high'][i] for a, _ in read if a['high'][i] is not None), default=None)
     result = {
-        'name': _label(stream, i), 'unit': stream.dimensions[i].unit if command else stream.unit,
+        'name': label(stream, i), 'unit': stream.dimensions[i].unit if command else stream.unit,
         'low': low, 'high': high, 'not_finite': share('not_finite'),
         'constant': low is not None and low == high and total > 1}
     if command:
@@ -255,7 +242,7 @@ def _dimension(stream: specs.Stream, i: int, found: _Found) -> dict[str, Any]:
     return result
 
 
-def _label(stream: specs.Stream, i: int) -> str:
+def label(stream: specs.Stream, i: int) -> str:
     """Return the name of a number of a stream."""
     if stream.size == 1:
         return stream.name
@@ -296,32 +283,7 @@ def _histograms(
     return {'dimensions': len(columns), 'shown': [
         {'name': d['name'], 'unit': d['unit'],
          'limits': [d['lower'], d['upper']] if 'lower' in d else None,
-         **_histogram(decisions[:, column])} for column, d in chosen]}
-
-
-def _histogram(values: np.ndarray) -> dict[str, Any]:
-    """Return edges (_BINS + 1,) and counts (_BINS,) of finite numbers; both empty without any."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return {'edges': [], 'counts': []}
-    low, high = float(finite.min()), float(finite.max())
-    size = max(abs(low), abs(high))
-    # Edges need room between them, also about a single value.
-    if high - low <= 1e-9 * size:
-        low, high = low - (0.05 * size or 0.5), high + (0.05 * size or 0.5)
-    edges = np.linspace(low, high, _BINS + 1)
-    counts, _ = np.histogram(finite, edges)
-    return {'edges': edges, 'counts': counts}
-
-
-def _spread(values: np.ndarray) -> dict[str, Any] | None:
-    """Return what numbers are like; None without any finite one."""
-    values = values[np.abs(values) <= _LARGEST]
-    if not len(values):
-        return None
-    return {'low': values.min(), 'p5': np.percentile(values, 5), 'median': np.median(values),
-            'mean': values.mean(), 'p95': np.percentile(values, 95), 'high': values.max(),
-            **_histogram(values)}
+         **histogram(decisions[:, column])} for column, d in chosen]}
 
 
 def _behaviour(

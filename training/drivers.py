@@ -51,7 +51,7 @@ class Recipe:
         """
         if self.episodes < 1 or self.steps < 2:
             raise RecipeError(f'expected 1 episode or more of 2 steps or more, found '
-                               f'{self.episodes} of {self.steps}')
+                              f'{self.episodes} of {self.steps}')
 
     @property
     def validation_episodes(self) -> int:

@@ -3,7 +3,8 @@
 Observations and actions go through the same messages, Observer, Guard and noise as in policy_node
 and sim_node, only without DDS; with one robot at a time the returns are equal, episode by episode.
 Several robots at a time are simulated by a process each and wait for each other, so that one
-inference decides for all of them. Needs neither torch nor a dataset.
+inference decides for all of them. Needs neither torch nor a dataset. With --report a page tells
+more than the score (`training/evaluation_report.py`).
 """
 
 from collections.abc import Callable, Iterator
@@ -25,14 +26,7 @@ from idql_ros import vetting
 from idql_ros.environments import identity, make, ROBOTS, SimulationError
 from idql_ros.guard import Guard
 from idql_ros.observer import Observer
-from idql_ros.policy import (
-    check_extraction,
-    Decision,
-    Extraction,
-    MAX_CANDIDATES,
-    Policy,
-    PolicyError,
-)
+from idql_ros.policy import check_extraction, Decision, Extraction, MAX_CANDIDATES, Policy
 from idql_ros.simulated_robot import SimulatedRobot
 from idql_ros.spec import Spec
 import numpy as np
@@ -53,11 +47,23 @@ class EpisodeResult:
     q: np.ndarray  # (ticks,) Q of the chosen action; nan where nothing was decided
 
 
+@dataclass(frozen=True)
+class RecordedEpisode(EpisodeResult):
+    """An episode with what it can be repeated from, and judged by another reward."""
+
+    actions: np.ndarray  # (ticks, A) float32, as the robot read them from its commands
+    rewards: np.ndarray  # (ticks,) the environment's, summed over the steps of a tick
+    terminated: bool  # the environment ended it, and not a limit of its length
+    last: np.ndarray  # (O,) what was observed at the end; nan where that is not valid
+    between: np.ndarray  # (M, O) what was observed strictly between two ticks, oldest first
+    counts: np.ndarray  # (ticks,) how many rows of `between` belong to each tick; sum M
+
+
 # (observation (O,), tick in ns) -> the decision at a tick.
 Decide = Callable[[np.ndarray, int], Decision]
 
 
-def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> EpisodeResult:
+def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> RecordedEpisode:
     """Run one episode of a simulated robot.
 
     Args:
@@ -71,24 +77,37 @@ def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> EpisodeR
     spec = robot.spec
     observer, guard = Observer(spec), Guard(spec)
     robot.reset(episode)
-    observations, q = [], []
-    action = np.zeros(0, np.float32)
-    while not robot.over:
+    nothing = np.full(spec.observation_size, np.nan, np.float32)
+    observations, q, actions, between, counts = [], [], [], [], []
+    earned: list[float] = []  # until each tick
+    while True:
         for topic, message in robot.observe().items():
             observer.add(topic, message, robot.time_ns)
+        if robot.over:
+            break
         if robot.at_tick:
             tick_ns = tick_time(spec, observer, robot.time_ns)
             observation, reasons = observer.observe_tick(tick_ns)
             sent, value = act(
                 tick_ns, observation, reasons, observer.hold_s(tick_ns), guard, decide)
             commands = messages.write_topics(spec.actions, sent, tick_ns, messages.blank)
-            action = robot.read_action(commands)
-            observations.append(
-                np.full(spec.observation_size, np.nan) if observation is None else observation)
+            actions.append(robot.read_action(commands))
+            observations.append(nothing if observation is None else observation)
             q.append(value)
-        robot.advance(action)
-    return EpisodeResult(robot.total_reward, robot.success, robot.length,
-                         np.stack(observations), np.array(q))
+            earned.append(robot.total_reward)
+            counts.append(0)
+        else:
+            observation, _ = observer.observe(robot.time_ns)
+            if observation is not None:
+                between.append(observation)
+                counts[-1] += 1
+        robot.advance(actions[-1])
+    last, _ = observer.observe(robot.time_ns)
+    return RecordedEpisode(
+        robot.total_reward, robot.success, robot.length, np.stack(observations), np.array(q),
+        np.stack(actions), np.diff([*earned, robot.total_reward]), robot.terminated,
+        nothing if last is None else last,
+        np.array(between, np.float32).reshape(-1, spec.observation_size), np.array(counts))
 
 
 def tick_time(spec: Spec, observer: Observer, time_ns: int) -> int:
@@ -131,7 +150,7 @@ def evaluate(
     policy: Policy, environment: str, episodes: int, seed: int, candidates: int, label: str,
     extraction: Extraction = 'greedy', softmax_temperature: float = 1.0,
     sampling_temperature: float = 1.0, parallel: int = 1, alone: bool = False,
-) -> list[EpisodeResult]:
+) -> list[RecordedEpisode]:
     """Run seeded episodes with a policy file.
 
     Args:
@@ -185,12 +204,12 @@ def evaluate(
 def _run_episodes(
     robots: list[Connection], episodes: int,
     decide_batch: Callable[[np.ndarray, list[int]], list[Decision]], bar: tqdm,
-) -> list[EpisodeResult]:
+) -> list[RecordedEpisode]:
     """Run the episodes on robots in other processes; none goes on before all have asked.
 
     So who shares a batch with whom is fixed by the episodes, and not by who was faster.
     """
-    results: dict[int, EpisodeResult] = {}
+    results: dict[int, RecordedEpisode] = {}
     upcoming = iter(range(episodes))
     running: dict[Connection, int] = {}
     for robot, episode in zip(robots, upcoming, strict=False):
@@ -203,7 +222,7 @@ def _run_episodes(
                 found = robot.recv()
                 if isinstance(found, Exception):
                     raise found
-                if not isinstance(found, EpisodeResult):
+                if not isinstance(found, RecordedEpisode):
                     asked[robot] = found
                     continue
                 results[running.pop(robot)] = found
@@ -338,6 +357,9 @@ def main(
     sampling_temperature: float = 1.0,
     parallel: int = 4,
     json_file: Path | None = None,
+    report: Path | None = None,
+    dataset: str | None = None,
+    root: Path | None = None,
 ) -> None:
     """Score a policy file in an environment.
 
@@ -356,9 +378,19 @@ def main(
         parallel: Robots at a time; with 1 every action has the very bits that the node sends, with
             more its last bits may differ.
         json_file: Where to write the scores as JSON.
+        report: Where to write a page (.html) about the largest of the N: scores, predicted and
+            obtained returns, latency, the worst episodes with pictures; its numbers as JSON
+            beside it.
+        dataset: For the report: recorded decisions to compare with; a name as in training.
+        root: Folder of the dataset; none: where Minari or ogbench look.
     """
-    if json_file is not None and not json_file.parent.is_dir():
-        raise SimulationError(f'{json_file}: expected an existing folder to write to')
+    for path in filter(None, (json_file, report)):
+        if not path.parent.is_dir():
+            raise SimulationError(f'{path}: expected an existing folder to write to')
+    if report is not None and report.suffix != '.html':
+        raise SimulationError(f'{report}: expected a page with a name that ends in .html')
+    if report is None and not (dataset is root is None):
+        raise SimulationError('dataset, root: expected with --report, which compares with it')
     if episodes < 1 or not all(1 <= n <= MAX_CANDIDATES for n in candidates):
         raise SimulationError(f'expected 1 episode or more and 1 to {MAX_CANDIDATES} candidates, '
                               f'found {episodes} and {candidates}')
@@ -376,11 +408,16 @@ def main(
     env = make(environment)
     scored_in, warning = identity(env), comparability(opened.provenance, env)
     env.close()
-    rows = {}
-    for n in candidates or sorted({1, opened.candidates}):
-        rows[n] = summarise(evaluate(
-            opened, environment, episodes, seed, n, f'N = {n}', extraction, softmax_temperature,
-            sampling_temperature, parallel))
+    recorded = None
+    if dataset is not None:
+        # What is not there is told before hours of scoring. Scores alone need none of it: it is
+        # imported here, and what draws below.
+        from training import evaluation_agreement
+        recorded = evaluation_agreement.read(dataset, root, opened)
+    results = {n: evaluate(
+        opened, environment, episodes, seed, n, f'N = {n}', extraction, softmax_temperature,
+        sampling_temperature, parallel) for n in candidates or sorted({1, opened.candidates})}
+    rows = {n: summarise(found) for n, found in results.items()}
     print(f'{policy} in {environment}, {episodes} episodes from seed {seed}, extraction '
           f'{extraction}, softmax temperature {softmax_temperature:g}, sampling temperature '
           f'{sampling_temperature:g}, {parallel} at a time')
@@ -390,13 +427,20 @@ def main(
               f'mean return {row["mean_return"]:.1f} in {scored_in}')
     if warning is not None:
         print(f'warning: {warning}')
+    scores = {
+        'policy': str(policy), 'sha256': opened.digest, 'environment': environment,
+        'environment_id': scored_in, 'warning': warning, 'episodes': episodes, 'seed': seed,
+        'extraction': extraction, 'softmax_temperature': softmax_temperature,
+        'sampling_temperature': sampling_temperature, 'parallel': parallel, 'candidates': rows}
     if json_file is not None:
-        write_whole(json_file, json.dumps(
-            {'policy': str(policy), 'sha256': opened.digest, 'environment': environment,
-             'environment_id': scored_in, 'warning': warning, 'episodes': episodes, 'seed': seed,
-             'extraction': extraction, 'softmax_temperature': softmax_temperature,
-             'sampling_temperature': sampling_temperature, 'parallel': parallel,
-             'candidates': rows}, indent=1).encode())
+        write_whole(json_file, json.dumps(scores, indent=1).encode())
+    if report is not None:
+        from training import evaluation_report
+        evaluation_report.write(
+            report, scores, Policy(policy, vetted=vetted), results, {
+                'extraction': extraction, 'temperature': softmax_temperature,
+                'sampling_temperature': sampling_temperature}, recorded)
+        print(f'report: {report}')
 
 
 def environment_of(policy: Policy) -> str:
@@ -425,6 +469,6 @@ if __name__ == '__main__':
     try:
         tyro.cli(main)
     except KeyboardInterrupt:
-        sys.exit('error: interrupted; nothing was written')
-    except (PolicyError, SimulationError, messages.MessageError, OSError) as error:
+        sys.exit('error: interrupted; no file is half written')
+    except (ValueError, OSError) as error:
         sys.exit(f'error: {error}')

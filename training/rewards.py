@@ -397,6 +397,11 @@ class Task:
                 for part in self._parts]
 
     @property
+    def own(self) -> list[str]:
+        """Return the names of the functions of one's own; nothing is imported."""
+        return [part.name for part in self._parts if part.name not in REWARDS]
+
+    @property
     def needs(self) -> list[TopicValue]:
         """Return what has to be read from the bag's topics for this task, each once."""
         found = [

@@ -480,6 +480,7 @@ def load_data(config: TrainConfig) -> Data:
         training, validation = datasets.split(dataset, config.validation_fraction, config.seed)
     else:
         validation = datasets.load_validation(config.dataset, config.root)
+    scale = rewards.scale(config.reward_scaling, training.rewards, training.episodes)
     provenance = {
         'dataset': describe(config)['dataset'],
         'dataset_hash': dataset.content_hash(),
@@ -488,10 +489,10 @@ def load_data(config: TrainConfig) -> Data:
         'transitions': len(training.rewards),
         'episodes': len(np.unique(training.episodes)),
         'config': describe(config),
+        'reward_scale': scale,  # what its reward_scaling came to
         'code_version': code_version(),
         'torch_version': str(torch.__version__),
     }
-    scale = rewards.scale(config.reward_scaling, training.rewards, training.episodes)
     if scale != 1 or config.reward_shift != 0:
         def transform(part: Dataset) -> Dataset:
             return replace(part, rewards=np.float32(scale) * part.rewards
