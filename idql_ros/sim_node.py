@@ -8,8 +8,8 @@ commands stay away, as a real robot's driver does.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import pathlib
 import signal
 import sys
 import time
@@ -17,11 +17,14 @@ from typing import Any, TextIO
 
 from idql_ros import message as messages
 from idql_ros import vetting
+from idql_ros.camera import CameraError
 from idql_ros.environments import make, ROBOTS, SimulationError
+from idql_ros.film import FilmError
 from idql_ros.policy import default_path, PolicyError
 from idql_ros.simulated_robot import SimulatedRobot
 from idql_ros.spec import load, Spec, SpecError
 from idql_ros.topics import labelled, qos_profile
+from idql_ros.view import View
 import numpy as np
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 import rclpy
@@ -41,8 +44,9 @@ _RESULT_LABELS = ('episode', 'return', 'success', 'length', 'command_timeouts')
 class SimNode(Node):
     """Simulates one robot.
 
-    Publishes the spec's observation topics, /clock and `~/episode` (Float64MultiArray, labelled);
-    subscribes to its action topics; service `~/reset` ends the episode and starts the next.
+    Publishes the spec's observation topics, /clock and `~/episode` (Float64MultiArray, labelled),
+    and what its View shows; subscribes to its action topics; service `~/reset` ends the episode
+    and starts the next.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -54,6 +58,7 @@ class SimNode(Node):
         Raises:
             SpecError, PolicyError: the spec cannot be used.
             SimulationError, MessageError: the environment cannot be used with it.
+            CameraError, FilmError, OSError: it cannot be shown as asked.
         """
         super().__init__('sim_node', **kwargs)
         self._declare_parameters()
@@ -99,15 +104,21 @@ class SimNode(Node):
         self._timeouts = 0
         # From the publication of a tick's observation to its command; in lock-step.
         self._latencies_ms: list[float] = []
+        self._view = View(self, self._robot, {
+            name: self._value(name) for name in (
+                'image_rate', 'image_width', 'image_height', 'film', 'film_speed',
+                'candidates_topic', 'window')})
 
     def _declare_parameters(self) -> None:
-        def declare(name: str, value: Any, description: str, high: float | None = None) -> None:
+        def declare(name: str, value: Any, description: str, high: float | None = None,
+                    low: float = 0, step: int = 0) -> None:
             descriptor = ParameterDescriptor(description=description, read_only=True)
             if isinstance(high, int):
-                descriptor.integer_range = [IntegerRange(from_value=0, to_value=high, step=0)]
+                descriptor.integer_range = [
+                    IntegerRange(from_value=low, to_value=high, step=step)]
             elif high is not None:
                 descriptor.floating_point_range = [
-                    FloatingPointRange(from_value=0.0, to_value=high, step=0.0)]
+                    FloatingPointRange(from_value=float(low), to_value=high, step=0.0)]
             self.declare_parameter(name, value, descriptor)
 
         declare('spec', '', 'The robot: a spec (.yaml) or a policy file (.onnx); empty: the '
@@ -122,6 +133,16 @@ class SimNode(Node):
         declare('command_timeout', 1.0, 'Seconds without a command after which the robot stops by '
                 'itself (simulated seconds; in lock-step: seconds of waiting).', 3600.0)
         declare('results_file', '', 'Where one JSON object a line is written for each episode.')
+        declare('image_rate', 0.0, 'Pictures in a simulated second, on ~/image and '
+                '~/image/compressed, at most one a step; 0: none.', 1000.0)
+        declare('image_width', 320, 'Of a picture, in pixels.', 4096, low=16, step=2)
+        declare('image_height', 240, 'Of a picture, in pixels.', 4096, low=16, step=2)
+        declare('film', '', 'A film of the first episode (.mp4 or .gif), with image_rate, or 10, '
+                'pictures in a simulated second; empty: none.')
+        declare('film_speed', 1.0, 'Simulated seconds in a second of the film.', 100.0, low=0.01)
+        declare('candidates_topic', 'policy_node/candidates', "Of the policy's candidates, which "
+                'are drawn into pictures.')
+        declare('window', False, "Whether MuJoCo's own window is opened; needs a display.")
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -142,8 +163,9 @@ class SimNode(Node):
         """Simulate until the episodes are done or the context is shut down."""
         episodes = self._value('episodes')
         path = self._value('results_file')
-        results = pathlib.Path(path).open('w', encoding='utf-8') if path else None
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._view.close)
+            results = stack.enter_context(open(path, 'w', encoding='utf-8')) if path else None
             if self._value('lock_step'):
                 self._wait_for_policy(executor)
             episode = 0
@@ -152,9 +174,6 @@ class SimNode(Node):
                 if rclpy.ok(context=self.context):
                     self._report(episode, results)
                 episode += 1
-        finally:
-            if results is not None:
-                results.close()
 
     def _wait_for_policy(self, executor: SingleThreadedExecutor) -> None:
         """Wait until every topic has its other side: the policy's node is active."""
@@ -174,6 +193,7 @@ class SimNode(Node):
     def _run_episode(self, episode: int, executor: SingleThreadedExecutor) -> None:
         robot = self._robot
         robot.reset(episode)
+        self._view.begin()
         self._commands.clear()
         self._received_s.clear()
         self._reset_asked = False
@@ -190,6 +210,7 @@ class SimNode(Node):
                 published_s = time.perf_counter()
                 action = self._wait_for_commands(executor)
                 self._latencies_ms.append(1e3 * (time.perf_counter() - published_s))
+                self._view.await_candidates(executor)
             due_s = self._wait_until_due(due_s, executor)
             if not lock_step:
                 action = self._latest_action()
@@ -198,7 +219,9 @@ class SimNode(Node):
                 self.get_logger().info('waiting for a first command',
                                        throttle_duration_sec=_WAIT_LOG_PERIOD_S)
                 continue
+            self._view.show()
             robot.advance(action)
+        self._view.end(whole=robot.over or self._reset_asked)
 
     def _publish(self) -> None:
         stamp = Time(nanoseconds=self._robot.time_ns).to_msg()
@@ -306,8 +329,8 @@ def main() -> None:
         # A signal shut ROS down between two lines that use it.
         if rclpy.ok():
             raise
-    except (SpecError, PolicyError, SimulationError, messages.MessageError, OSError,
-            ParameterException) as error:
+    except (SpecError, PolicyError, SimulationError, CameraError, FilmError,
+            messages.MessageError, OSError, ParameterException) as error:
         rclpy.logging.get_logger('sim_node').fatal(str(error))
         failed = True
     finally:

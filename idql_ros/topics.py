@@ -32,7 +32,8 @@ from std_msgs.msg import ColorRGBA, Float64MultiArray, MultiArrayDimension
 # What is sent once and is there for whoever comes later.
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 VALUE_LABELS = ('q', 'v', 'advantage', 'q_mean', 'q_spread', 'distance')
-_MARKER_SIZE_M = 0.05
+# Of what is drawn, by how far an action leads at most.
+_POINT, _LINE, _TEXT = 0.2, 0.1, 0.3
 _LOG_PERIOD_S = 5.0
 
 
@@ -63,13 +64,11 @@ class Topics:
             candidates: whether the candidates are published as markers.
 
         Raises:
-            PolicyError: they shall be, and the spec does not say where they are.
+            PolicyError: they shall be, and the spec does not tell where they are.
         """
         self._node, self._spec = node, policy.spec
-        if candidates and policy.spec.space is None:
-            raise PolicyError(
-                f'{policy.path}: publish_candidates: expected the key space in the spec, which '
-                'says what the action means in space, found none')
+        if candidates and (why := markers.why_nowhere(policy.spec)):
+            raise PolicyError(f'{policy.path}: publish_candidates: {why}')
         self.qos_problems: dict[str, str] = {}
         self._commands = [
             node.create_lifecycle_publisher(
@@ -201,23 +200,35 @@ class Topics:
     def _publish_candidates(self, made: Made) -> None:
         from geometry_msgs.msg import Point
         from visualization_msgs.msg import Marker, MarkerArray
-        space, decision = self._spec.space, made.decision
-        drawn = Marker(ns='candidates', type=Marker.SPHERE_LIST, action=Marker.ADD)
+        spec, decision = self._spec, made.decision
+        begin = markers.origin(spec, made.observation)
+        reach = markers.reach(spec)
+
+        def marker(namespace: str, kind: int, size: float) -> Marker:
+            result = Marker(ns=namespace, type=kind, action=Marker.ADD)
+            result.header.frame_id = spec.space.frame_id
+            result.header.stamp = Time(nanoseconds=made.tick_ns).to_msg()
+            result.scale.x = result.scale.y = result.scale.z = size * reach
+            result.pose.orientation.w = 1.0
+            return result
+
+        drawn = marker('candidates', Marker.SPHERE_LIST, _POINT)
         drawn.points = [Point(x=x, y=y, z=z) for x, y, z in markers.points(
-            space, made.observation, decision.candidates).tolist()]
+            spec, made.observation, decision.candidates).tolist()]
         drawn.colors = [ColorRGBA(r=r, g=g, b=b, a=a) for r, g, b, a in markers.colours(
             decision.candidate_q).tolist()]
-        chosen = Marker(ns='chosen', type=Marker.LINE_STRIP, action=Marker.ADD)
+        chosen = marker('chosen', Marker.LINE_STRIP, _LINE)
         chosen.points = [Point(x=x, y=y, z=z) for x, y, z in (
-            markers.origin(space, made.observation).tolist(),
-            *markers.points(space, made.observation, decision.action[None]).tolist())]
+            begin.tolist(),
+            *markers.points(spec, made.observation, decision.action[None]).tolist())]
         chosen.color = ColorRGBA(r=0.1, g=0.8, b=0.2, a=1.0)
-        for marker in (drawn, chosen):
-            marker.header.frame_id = space.frame_id
-            marker.header.stamp = Time(nanoseconds=made.tick_ns).to_msg()
-            marker.scale.x = marker.scale.y = marker.scale.z = _MARKER_SIZE_M
-            marker.pose.orientation.w = 1.0
-        self._candidates.publish(MarkerArray(markers=[drawn, chosen]))
+        value = marker('value', Marker.TEXT_VIEW_FACING, _TEXT)
+        # Beside the candidates, from above as from the side.
+        place = value.pose.position
+        place.x, place.y, place.z = (begin + [0.0, reach, reach]).tolist()
+        value.text = f'Q {decision.q:.2f}  V {decision.v:.2f}'
+        value.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+        self._candidates.publish(MarkerArray(markers=[drawn, chosen, value]))
 
     def status(self, status: Status) -> None:
         """Publish the state, for those who are there and those who come."""

@@ -1,21 +1,135 @@
 """Start a simulated robot and the policy that drives it; ends when the asked episodes are over."""
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Shutdown
+import math
+import os
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory, PackageNotFoundError
+from idql_ros import markers, vetting
+from idql_ros.spec import load
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    Shutdown,
+)
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import Command, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+
+# What RViz shows a robot by: package, file in it, arguments of xacro, and by which angle (rad)
+# about z the simulated robot is turned on its table against it. Its frames are ROBOT/...
+_DESCRIPTIONS = {'ur5e_cube': (
+    'ur_description', 'urdf/ur.urdf.xacro', 'ur_type:=ur5e name:=ur', 0.5 * math.pi)}
+# Arguments that sim_node takes as they are.
+_SIM_NODE = {
+    'environment': str, 'seed': int, 'episodes': int, 'lock_step': bool, 'real_time_factor': float,
+    'results_file': str, 'image_rate': float, 'image_width': int, 'image_height': int, 'film': str,
+    'film_speed': float}
+
+
+def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """Return the policy, the simulation and what shows them."""
+    def value(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    share = Path(get_package_share_directory('idql_ros'))
+    robot, view = value('robot'), value('view')
+    spec_path = share / 'config' / 'robots' / f'{robot}.yaml'
+    model = Path(value('model') or share / 'config' / 'policies' / f'{robot}.onnx')
+    spec = load(spec_path)
+    if not model.is_file():
+        raise FileNotFoundError(
+            f'robot {robot}: expected a policy file, found none at {model}: give one with '
+            'model:=FILE')
+    looked_at = view == 'rviz' or value('film') or float(value('image_rate')) > 0.0
+    drawn = looked_at and not markers.why_nowhere(vetting.read_spec(str(model)))
+    return [
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(share / 'launch' / 'policy.launch.py')),
+            launch_arguments={
+                'model': str(model),
+                'namespace': value('namespace'),
+                'log_level': value('log_level'),
+                'use_sim_time': 'true',
+                'enable_commands': 'true',  # there is nothing to hurt
+                'publish_candidates': 'true' if drawn else '',
+            }.items(),
+        ),
+        Node(
+            package='idql_ros',
+            executable='sim_node',
+            name='sim_node',
+            namespace=value('namespace'),
+            parameters=[{
+                'spec': str(spec_path),
+                'window': view == 'window',
+                **{name: ParameterValue(LaunchConfiguration(name), value_type=value_type)
+                   for name, value_type in _SIM_NODE.items()},
+            }],
+            ros_arguments=['--log-level', value('log_level')],
+            output='screen',
+            on_exit=Shutdown(reason='the simulation has ended'),
+        ),
+        *(_rviz(robot, spec.space.frame_id if spec.space else 'world', share)
+          if view == 'rviz' else ()),
+    ]
+
+
+def _rviz(robot: str, frame: str, share: Path) -> list[LaunchDescriptionEntity]:
+    """Return RViz, and what gives it the robot's shape where there is one."""
+    if missing := _missing('rviz2'):
+        raise FileNotFoundError(f'view:=rviz: expected RViz, found none: {missing}')
+    config = share / 'config' / f'{robot}.rviz'
+    if not config.is_file():
+        config = share / 'config' / 'policy_node.rviz'
+    shown = [Node(
+        package='rviz2', executable='rviz2', name='rviz2', output='screen',
+        arguments=['-d', str(config), '-f', frame], parameters=[{'use_sim_time': True}])]
+    if robot in _DESCRIPTIONS:
+        package, path, arguments, yaw = _DESCRIPTIONS[robot]
+        if missing := _missing('robot_state_publisher', 'tf2_ros', 'xacro', package):
+            return [LogInfo(msg=f'RViz does not show the robot itself: {missing}'), *shown]
+        description = Command([
+            'xacro ', str(Path(get_package_share_directory(package)) / path), ' ', arguments])
+        shown += [
+            Node(
+                package='robot_state_publisher', executable='robot_state_publisher',
+                namespace=LaunchConfiguration('namespace'), output='screen',
+                parameters=[{
+                    'robot_description': ParameterValue(description, value_type=str),
+                    'frame_prefix': f'{robot}/',
+                    'use_sim_time': True}]),
+            Node(
+                package='tf2_ros', executable='static_transform_publisher', output='screen',
+                arguments=['--yaw', str(yaw), '--frame-id', frame,
+                           '--child-frame-id', f'{robot}/world']),
+        ]
+    return shown
+
+
+def _missing(*packages: str) -> str:
+    """Return how to install those packages that are not; '' where all are."""
+    names = []
+    for package in packages:
+        try:
+            get_package_share_directory(package)
+        except PackageNotFoundError:
+            names.append(f'ros-{os.environ.get("ROS_DISTRO", "DISTRO")}-'
+                         + package.replace('_', '-'))
+    return f'apt install {" ".join(names)}' if names else ''
 
 
 def generate_launch_description() -> LaunchDescription:
     """Return the arguments, the policy and the simulation."""
-    share = FindPackageShare('idql_ros')
     return LaunchDescription([
         DeclareLaunchArgument(
             'robot', default_value='pointmaze_medium',
-            description='Name of a robot in config/robots.'),
+            description='Name of a robot in config/robots; its policy is that of config/policies '
+                        'where no model is given.'),
         DeclareLaunchArgument(
             'environment', default_value='',
             description='module:factory or a Gymnasium id. Empty: the one of the robot.'),
@@ -36,43 +150,25 @@ def generate_launch_description() -> LaunchDescription:
             'results_file', default_value='',
             description='Where to write a line of JSON for each episode.'),
         DeclareLaunchArgument(
+            'view', default_value='none', choices=['none', 'window', 'rviz'],
+            description="What shows the robot: nothing, MuJoCo's own window, or RViz (with the "
+                        'topics of an empty namespace).'),
+        DeclareLaunchArgument(
+            'image_rate', default_value='0.0',
+            description='Pictures in a simulated second on sim_node/image. 0: none.'),
+        DeclareLaunchArgument(
+            'image_width', default_value='320', description='Of a picture, in pixels.'),
+        DeclareLaunchArgument(
+            'image_height', default_value='240', description='Of a picture, in pixels.'),
+        DeclareLaunchArgument(
+            'film', default_value='',
+            description='Where to write a film (.mp4 or .gif) of the first episode. Empty: none.'),
+        DeclareLaunchArgument(
+            'film_speed', default_value='1.0',
+            description='Simulated seconds in a second of the film.'),
+        DeclareLaunchArgument(
             'namespace', default_value='', description='Namespace of both nodes.'),
         DeclareLaunchArgument(
             'log_level', default_value='info', description='Level of what is logged.'),
-        IncludeLaunchDescription(
-            PythonLaunchDescriptionSource(
-                PathJoinSubstitution([share, 'launch', 'policy.launch.py'])),
-            launch_arguments={
-                'model': LaunchConfiguration('model'),
-                'namespace': LaunchConfiguration('namespace'),
-                'log_level': LaunchConfiguration('log_level'),
-                'use_sim_time': 'true',
-                'enable_commands': 'true',  # there is nothing to hurt
-            }.items(),
-        ),
-        Node(
-            package='idql_ros',
-            executable='sim_node',
-            name='sim_node',
-            namespace=LaunchConfiguration('namespace'),
-            parameters=[{
-                'spec': ParameterValue(
-                    [share, '/config/robots/', LaunchConfiguration('robot'), '.yaml'],
-                    value_type=str),
-                **{
-                    name: ParameterValue(LaunchConfiguration(name), value_type=value_type)
-                    for name, value_type in (
-                        ('environment', str),
-                        ('seed', int),
-                        ('episodes', int),
-                        ('lock_step', bool),
-                        ('real_time_factor', float),
-                        ('results_file', str),
-                    )
-                },
-            }],
-            ros_arguments=['--log-level', LaunchConfiguration('log_level')],
-            output='screen',
-            on_exit=Shutdown(reason='the simulation has ended'),
-        ),
+        OpaqueFunction(function=_start),
     ])

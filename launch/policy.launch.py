@@ -10,10 +10,11 @@ from launch_ros.substitutions import FindPackageShare
 
 
 def _node(context: LaunchContext) -> list[Node]:
-    """Return the node; an empty model leaves it to the parameter file, and then to the node."""
+    """Return the node; what is empty is left to the parameter file, and then to the node."""
     arguments = {'use_sim_time': bool, 'autostart': bool, 'enable_commands': bool}
-    if LaunchConfiguration('model').perform(context):
-        arguments['model'] = str
+    for name, value_type in (('model', str), ('publish_candidates', bool)):
+        if LaunchConfiguration(name).perform(context):
+            arguments[name] = value_type
     return [Node(
         package='idql_ros',
         executable='policy_node',
@@ -52,6 +53,9 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'enable_commands', default_value='false', choices=['true', 'false'],
             description='Send commands to the robot. false: they only go to ~/command_preview.'),
+        DeclareLaunchArgument(
+            'publish_candidates', default_value='', choices=['', 'true', 'false'],
+            description='Publish the candidates as markers. Empty: as in params_file.'),
         DeclareLaunchArgument(
             'log_level', default_value='info', description='Level of what is logged.'),
         LogInfo(

@@ -13,13 +13,19 @@ harness = pytest.importorskip('harness', reason='rclpy is not installed')
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from idql_ros import recorded  # noqa: E402
+from idql_ros.camera import CameraError  # noqa: E402
+from idql_ros.environments import SimulationError  # noqa: E402
 from idql_ros.message import ros_class  # noqa: E402
 from idql_ros.policy import Policy  # noqa: E402
+from idql_ros.spec import load  # noqa: E402
 from idql_ros.topics import LATCHED, VALUE_LABELS  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 
 CONFIG = Path(__file__).parents[1] / 'config'
+SPECS = {'policy_node': 'pointmaze_medium', 'ur5e_cube': 'ur5e_cube'}
 FOXGLOVE = json.loads((CONFIG / 'policy_node.foxglove.json').read_text())
-RVIZ = yaml.safe_load((CONFIG / 'policy_node.rviz').read_text())['Visualization Manager']
+RVIZ = {name: yaml.safe_load((CONFIG / f'{name}.rviz').read_text())['Visualization Manager']
+        for name in SPECS}
 SROS2 = ElementTree.parse(
     CONFIG / 'policy_node.sros2.xml',
     ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))).getroot()
@@ -52,6 +58,22 @@ def node(tmp_path_factory):
             publishes=known('publisher'), subscribes=known('subscriber'),
             serves=known('service'), calls=known('client'), status=status[0],
             diagnostics=diagnostics[0].status)
+
+
+@pytest.fixture(scope='module')
+def simulation():
+    """Return what sim_node publishes (name -> type) with all that can be looked at."""
+    sim_node = pytest.importorskip('idql_ros.sim_node', reason='no simulation here')
+    with harness.robot() as robot:
+        try:
+            node = sim_node.SimNode(context=robot.context, parameter_overrides=[
+                Parameter('image_rate', value=1.0)])
+        except (CameraError, SimulationError) as error:
+            pytest.skip(str(error))
+        found = {name: types[0] for name, types in node.get_publisher_names_and_types_by_node(
+            'sim_node', '/')}
+        node.destroy_node()
+    return found
 
 
 def permitted(enclave):
@@ -120,6 +142,7 @@ def message_paths():
         found += [path['value'] for path in panel.get('paths', ())]
         found += [panel[key] for key in ('topicPath', 'topicToRender') if key in panel]
         found += panel.get('topics', ())
+        found += panel.get('imageMode', {}).values()
     return found
 
 
@@ -133,8 +156,8 @@ def kind(type_name, path):
     return type_name
 
 
-def test_foxglove_shows_topics_and_fields_that_there_are(node):
-    topics = node.publishes | node.subscribes
+def test_foxglove_shows_topics_and_fields_that_there_are(node, simulation):
+    topics = node.publishes | node.subscribes | simulation
     paths = message_paths()
     assert len(paths) > 10
     for path in paths:
@@ -166,15 +189,25 @@ def test_foxglove_lays_out_every_panel_once():
     assert sorted(panels(FOXGLOVE['layout'])) == sorted(FOXGLOVE['configById'])
 
 
-def test_rviz_shows_topics_of_the_right_type(node):
-    topics = node.publishes | node.subscribes
-    shown = {display['Class'].rpartition('/')[2]: display['Topic']['Value']
-             for display in RVIZ['Displays'] if 'Topic' in display}
-    assert {name: topics[topic].rpartition('/')[2] for name, topic in shown.items()} == {
-        'MarkerArray': 'MarkerArray', 'Odometry': 'Odometry'}
+@pytest.mark.parametrize('name', SPECS)
+def test_rviz_shows_topics_of_the_right_type(node, simulation, name):
+    spec = load(CONFIG / 'robots' / f'{SPECS[name]}.yaml')
+    topics = {**node.publishes, **simulation,
+              **{f'/{signal.topic}': signal.type for signal in spec.observations}}
+    shown = [(display['Class'].rpartition('/')[2], display['Topic']['Value'])
+             for display in RVIZ[name]['Displays'] if 'Topic' in display]
+    assert {('MarkerArray', '/policy_node/candidates'), ('MarkerArray', '/sim_node/goal'),
+            ('Image', '/sim_node/image')} <= set(shown)
+    for kind_shown, topic in shown:
+        assert topics[topic].rpartition('/')[2].removesuffix('Stamped') == kind_shown
 
 
-def test_both_views_are_in_the_frame_of_the_commands():
-    command, = Policy(harness.DEFAULT_POLICY).spec.actions
-    assert RVIZ['Global Options']['Fixed Frame'] == command.frame_id
-    assert FOXGLOVE['configById']['3D!candidates']['followTf'] == command.frame_id
+@pytest.mark.parametrize('name', SPECS)
+def test_rviz_is_in_the_frame_of_the_candidates(name):
+    spec = load(CONFIG / 'robots' / f'{SPECS[name]}.yaml')
+    assert RVIZ[name]['Global Options']['Fixed Frame'] == spec.space.frame_id
+
+
+def test_foxglove_is_in_the_frame_of_the_candidates():
+    frame = Policy(harness.DEFAULT_POLICY).spec.space.frame_id
+    assert FOXGLOVE['configById']['3D!candidates']['followTf'] == frame

@@ -1,5 +1,6 @@
 """The launch files, run by the real launch_ros from the installed package."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,9 @@ except packages.PackageNotFoundError:
     pytest.skip('idql_ros is not installed here: colcon build', allow_module_level=True)
 
 from idql_ros import recorded  # noqa: E402
+from idql_ros.environments import make, ROBOTS  # noqa: E402
 from idql_ros.policy import default_path, Policy, PolicyError  # noqa: E402
+from idql_ros.spec import SpecError  # noqa: E402
 from launch import (  # noqa: E402
     actions,
     event_handlers,
@@ -28,6 +31,7 @@ from launch import (  # noqa: E402
     LaunchService,
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+import numpy as np  # noqa: E402
 
 
 def run(name, arguments, end_at=None, limit_s=120.0):
@@ -66,10 +70,11 @@ def run(name, arguments, end_at=None, limit_s=120.0):
 @pytest.mark.parametrize(('name', 'expected'), [
     ('policy.launch.py', {
         'model', 'params_file', 'namespace', 'use_sim_time', 'autostart', 'enable_commands',
-        'log_level'}),
+        'publish_candidates', 'log_level'}),
     ('mujoco.launch.py', {
         'robot', 'environment', 'model', 'seed', 'episodes', 'lock_step', 'real_time_factor',
-        'results_file', 'namespace', 'log_level'}),
+        'results_file', 'view', 'image_rate', 'image_width', 'image_height', 'film', 'film_speed',
+        'namespace', 'log_level'}),
 ])
 def test_arguments_are_described_and_have_a_default(name, expected):
     description = runpy.run_path(str(SHARE / 'launch' / name))['generate_launch_description']()
@@ -136,3 +141,98 @@ def test_mujoco_launch_runs_the_asked_episodes_and_ends(tmp_path):
     assert codes == {'policy_node': 0, 'sim_node': 0}
     episodes = [json.loads(line) for line in results.read_text().splitlines()]
     assert [episode['command_timeouts'] for episode in episodes] == [0, 0]
+
+
+def test_mujoco_launch_films_an_episode_with_the_candidates(tmp_path):
+    pytest.importorskip('ogbench', reason='the simulation needs pip install ogbench')
+    image = pytest.importorskip('PIL.Image', reason='pillow is not installed')
+    film = tmp_path / 'film.gif'
+    written, codes = run('mujoco.launch.py', {
+        'episodes': '1', 'seed': '3', 'real_time_factor': '0', 'image_rate': '1.0',
+        'image_width': '200', 'image_height': '200', 'film': str(film)})
+    if 'expected OpenGL' in written:
+        pytest.skip('no OpenGL without a screen')
+    assert codes == {'policy_node': 0, 'sim_node': 0} and 'Traceback' not in written
+    with image.open(film) as opened:
+        assert opened.n_frames > 5
+        opened.seek(2)
+        red, green, blue = (channel.astype(int) for channel in np.asarray(
+            opened.convert('RGB')).transpose(2, 0, 1))
+    # The line to the chosen candidate; nothing in the maze is green.
+    assert np.count_nonzero((green > 100) & (green > 1.5 * red) & (green > 1.5 * blue)) > 3
+
+
+@pytest.mark.parametrize(('arguments', 'expected'), [
+    ({'robot': 'hopper'}, 'robot hopper: expected a policy file'),
+    ({'robot': 'nobody'}, 'nobody.yaml'),
+    ({'view': 'rviz'}, 'view:=rviz: expected RViz, found none: apt install ros-'),
+])
+def test_mujoco_launch_says_what_is_missing(arguments, expected):
+    if 'view' in arguments:
+        with contextlib.suppress(packages.PackageNotFoundError):
+            packages.get_package_share_directory('rviz2')
+            pytest.skip('RViz is installed here')
+    start = runpy.run_path(str(SHARE / 'launch' / 'mujoco.launch.py'))
+    context = LaunchContext()
+    for argument in start['generate_launch_description']().get_launch_arguments():
+        context.launch_configurations[argument.name] = ''.join(
+            part.perform(context) for part in argument.default_value)
+    context.launch_configurations.update(arguments)
+    with pytest.raises((SpecError, FileNotFoundError), match=re.escape(expected)):
+        start['_start'](context)
+
+
+def test_the_arm_in_rviz_is_that_of_ur_description_or_it_is_said_what_to_install(monkeypatch):
+    start = runpy.run_path(str(SHARE / 'launch' / 'mujoco.launch.py'))
+    shares = {'rviz2': '/rviz2'}
+
+    def share(package):
+        if package not in shares:
+            raise packages.PackageNotFoundError(package)
+        return shares[package]
+
+    monkeypatch.setitem(start['_rviz'].__globals__, 'get_package_share_directory', share)
+    note, rviz = start['_rviz']('ur5e_cube', 'world', SHARE)
+    told = ''.join(part.perform(LaunchContext()) for part in note.msg)
+    assert re.search('apt install ros-.*robot-state-publisher ros-.*tf2-ros ros-.*xacro '
+                     'ros-.*-ur-description', told)
+    assert rviz.node_package == 'rviz2'
+    shares.update({name: f'/{name}' for name in (
+        'robot_state_publisher', 'tf2_ros', 'xacro', 'ur_description')})
+    _, *others = start['_rviz']('ur5e_cube', 'world', SHARE)
+    assert [other.node_package for other in others] == ['robot_state_publisher', 'tf2_ros']
+    assert len(start['_rviz']('pointmaze_medium', 'odom', SHARE)) == 1
+
+
+# Where a joint of a UR5e lies in the link before: x, y, z (m), roll, pitch, yaw; ur_description's
+# config/ur5e/default_kinematics.yaml, after the half turn of base_link_inertia.
+UR5E = [(0, 0, 0.1625, 0, 0, 0), (0, 0, 0, np.pi / 2, 0, 0), (-0.425, 0, 0, 0, 0, 0),
+        (-0.3922, 0, 0.1333, 0, 0, 0), (0, -0.0997, 0, np.pi / 2, 0, 0),
+        (0, 0.0996, 0, np.pi / 2, np.pi, np.pi)]
+
+
+def turned(axis, angle):
+    """Return the rotation about an axis, 0 to 2, (4, 4)."""
+    matrix, (i, j) = np.eye(4), ((1, 2), (2, 0), (0, 1))[axis]
+    matrix[[i, i, j, j], [i, j, i, j]] = (
+        np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle))
+    return matrix
+
+
+def test_the_arm_in_rviz_stands_as_the_simulated_one():
+    pytest.importorskip('ogbench', reason='the simulation needs pip install ogbench')
+    launch_file = runpy.run_path(str(SHARE / 'launch' / 'mujoco.launch.py'))
+    *_, yaw = launch_file['_DESCRIPTIONS']['ur5e_cube']
+    env = make(ROBOTS['ur5e_cube'])
+    for seed in range(3):
+        observation, _ = env.reset(seed=seed)
+        flange = turned(2, yaw) @ turned(2, np.pi)
+        for (x, y, z, roll, pitch, own_yaw), angle in zip(
+                UR5E, observation['arm_position'], strict=True):
+            moved = np.eye(4)
+            moved[:3, 3] = x, y, z
+            flange = flange @ moved @ turned(2, own_yaw) @ turned(1, pitch) @ turned(
+                0, roll) @ turned(2, angle)
+        simulated = env.unwrapped.data.site('ur5e/attachment_site').xpos
+        assert flange[:3, 3] == pytest.approx(simulated, abs=2e-3)
+    env.close()

@@ -1,6 +1,7 @@
 """sim_node as a process of its own, driven over DDS by the test."""
 
 import json
+import re
 import signal
 import time
 
@@ -108,6 +109,90 @@ def test_episodes_are_reported_on_a_topic_and_in_the_results_file(driver, tmp_pa
     assert list(reported[0].data) == [0.0, -1000.0, 0.0, 1000.0, 0.0]
 
 
+def drive_through(driver, log, **parameters):
+    """Run an episode in which every tick is answered; return where the robot was at each step."""
+    driver.seen.clear()
+    process = harness.Process(NODE, lock_step(episodes=1, seed=7, **parameters), log)
+    answered, found = set(), []
+
+    def ended():
+        found.extend((x_of(o), o.pose.pose.position.y) for o in driver.seen)
+        for odometry in driver.seen:
+            stamp_ns = harness.stamp_ns(odometry)
+            if stamp_ns % TICK_NS == 0 and stamp_ns not in answered:
+                answered.add(stamp_ns)
+                turn = len(answered) % 4
+                driver.pub.publish(command(stamp_ns, x=1.0 - turn % 2, y=0.5 * turn - 0.5))
+        driver.seen.clear()
+        return process.child.poll() is not None
+
+    driver.spin_until(ended, 'the end', limit_s=60)
+    assert process.child.returncode == 0, process.output()
+    return found
+
+
+def test_an_episode_that_is_filmed_is_the_same_step_by_step(driver, tmp_path):
+    av = pytest.importorskip('av', reason='av is not installed')
+    film = tmp_path / 'film.mp4'
+    plain = drive_through(driver, tmp_path / 'log', results_file=tmp_path / 'plain')
+    filmed = drive_through(driver, tmp_path / 'log', results_file=tmp_path / 'filmed',
+                           film=film, image_rate=2.0, film_speed=4.0, image_width=128)
+    if 'expected OpenGL' in (tmp_path / 'log').read_text():
+        pytest.skip('no OpenGL without a screen')
+    assert len(plain) == 1000 and filmed == plain
+    results = [json.loads((tmp_path / name).read_text()) for name in ('plain', 'filmed')]
+    assert results[0]['return'] == results[1]['return']
+    with av.open(film) as opened:
+        stream, = opened.streams.video
+        assert (stream.width, stream.height, stream.average_rate) == (128, 240, 8)
+        assert sum(1 for _ in opened.decode(video=0)) == 201  # and the end
+
+
+def test_a_run_that_is_interrupted_leaves_no_part_of_a_film(driver, tmp_path):
+    with harness.running(
+            NODE, {'spec': SPEC, 'film': tmp_path / 'film.mp4'}, tmp_path / 'log') as process:
+        driver.spin_until(lambda: len(driver.seen) > 3 or process.child.poll() is not None,
+                          'observations')
+        if 'expected OpenGL' in process.output():
+            pytest.skip('no OpenGL without a screen')
+        assert (tmp_path / '.film.mp4.unfinished').exists()
+        assert process.end() == 0
+        assert 'Traceback' not in process.output()
+    assert [path.name for path in tmp_path.iterdir()] == ['log']
+
+
+@pytest.mark.parametrize(('parameters', 'environment', 'expected'), [
+    ({'film': 'film.avi'}, {}, r'ends in \.mp4 or \.gif'),
+    ({'image_rate': 5.0}, {'__EGL_VENDOR_LIBRARY_FILENAMES': '/nowhere'}, 'apt install libegl1'),
+    ({'window': True}, {'DISPLAY': '', 'WAYLAND_DISPLAY': ''}, 'expected a display'),
+])
+def test_what_cannot_be_shown_is_told_in_one_line(
+        tmp_path, monkeypatch, parameters, environment, expected):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    process = harness.Process(NODE, {'spec': SPEC, **parameters}, tmp_path / 'log')
+    assert process.child.wait(30) == 1
+    line, = process.output().splitlines()
+    assert re.search(expected, line)
+
+
+def test_every_parameter_is_described_and_documented():
+    from idql_ros.sim_node import SimNode
+    with harness.robot() as robot:
+        node = SimNode(context=robot.context)
+        names = set(node._parameters) - {'use_sim_time', 'start_type_description_service'}
+        described = {name: node.describe_parameter(name) for name in names}
+        defaults = {name: node.get_parameter(name).value for name in names}
+        node.destroy_node()
+    assert all(found.description and found.read_only for found in described.values())
+    text = (harness.SOURCE / 'doc' / 'nodes.md').read_text().partition('\n## sim_node')[2]
+    table = dict(re.findall(r'^\| `(\w+)` \| *([^|]*?) *\|', text.partition('\n## ')[0], re.M))
+    assert set(table) == names
+    for name, default in defaults.items():
+        if isinstance(default, (bool, int, float)):
+            assert table[name].split()[0].strip('`') == str(default).lower()
+
+
 def test_the_reset_service_starts_the_next_episode(driver, tmp_path):
     with harness.running(NODE, {'spec': SPEC, 'real_time_factor': 1.0}, tmp_path / 'log'):
         driver.spin_until(lambda: driver.seen, 'the first observation')
@@ -138,7 +223,8 @@ def test_in_real_time_a_robot_without_commands_stops_by_itself(driver, tmp_path)
 
 @pytest.mark.parametrize(('change', 'expected'), [
     (lambda d: d.update(rate=3.0), 'a whole number of steps'),
-    (lambda d: d['observations'][0]['fields'].pop(), 'with 1 observation numbers'),
+    (lambda d: (d.pop('space'), d['observations'][0]['fields'].pop()),
+     'with 1 observation numbers'),
     (lambda d: d['actions'][0]['dimensions'][0].update(upper=9.0), 'action limits within'),
     (lambda d: d['observations'][0].update(operations=['cos_sin']), 'observation numbers'),
     (lambda d: d['observations'][0].update(

@@ -111,20 +111,24 @@ def test_candidates_are_shown_where_the_spec_says_that_they_lead(robot, tmp_path
         'model': policy, 'autostart': True, 'enable_commands': True, 'publish_candidates': True,
     }, tmp_path / 'node.log'):
         robot.drive(lambda: arrays, 'markers', x=3.0, y=1.0)
-    candidates, chosen = arrays[-1].markers
+    candidates, chosen, value = arrays[-1].markers
     assert len(candidates.points) == len(candidates.colors) == 32
     assert chosen.header.frame_id == 'map'
     begin, end = chosen.points
     assert (begin.x, begin.y) == (3.0, 1.0)
+    # Of the limits, 2 m/s, and the scale.
+    assert candidates.scale.x == 0.2 * 4.0 and value.text.startswith('Q ')
     tick_ns = chosen.header.stamp.sec * 10**9 + chosen.header.stamp.nanosec
     sent = next(c for c in robot.commands if harness.stamp_ns(c) == tick_ns)
     assert np.allclose([end.x - 3.0, end.y - 1.0], 2.0 * harness.velocity(sent), atol=1e-6)
 
 
 def test_candidates_cannot_be_shown_where_the_spec_does_not_say_where(
-        robot, fast_policy, tmp_path):
+        robot, tmp_path):
+    policy = harness.policy_with(
+        tmp_path / 'nowhere.onnx', lambda metadata: metadata['spec'].pop('space'))
     with harness.running(
-            NODE, {'model': fast_policy, 'publish_candidates': True}, tmp_path / 'node.log',
+            NODE, {'model': policy, 'publish_candidates': True}, tmp_path / 'node.log',
     ) as process:
         assert not robot.change_state(Transition.TRANSITION_CONFIGURE)
         robot.spin_until(lambda: 'publish_candidates: expected the key space'
