@@ -685,7 +685,10 @@ class Runner:
         steady_ns = self._clocks.steady_ns()
         stalled_ns = steady_ns - self._beat_ns
         released = self._deadman_reasons()
-        limit_ns = _PAUSE_NS if released else max(self.shortest_age_ns, _PAUSE_NS)
+        # A simulation may wait for its answer, and its time with it: nothing grows old meanwhile.
+        patience_ns = (self.settings.clock_timeout_s * NS if self._clocks.simulated
+                       else self.shortest_age_ns)
+        limit_ns = _PAUSE_NS if released else max(patience_ns, _PAUSE_NS)
         if stalled_ns > limit_ns and (
                 not self._reasons
                 or steady_ns - self._emitted_steady_ns >= 0.9 * self._period_ns):

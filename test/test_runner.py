@@ -482,6 +482,21 @@ def test_the_watchdog_goes_on_with_the_ladder_where_the_executor_stands_still():
     assert scene.states[-1] == 'acting'
 
 
+def test_a_simulation_that_waits_for_its_answer_is_not_answered_with_the_stop():
+    # A starved executor in lock-step: simulated time stands still, nothing grows old.
+    scene = Scene(simulated=True)
+    scene.act()
+    sent = len(scene.sent)
+    for _ in range(190):
+        scene.clocks.steady += 10 * MS
+        scene.runner.stalled()
+    assert len(scene.sent) == sent
+    for _ in range(20):
+        scene.clocks.steady += 10 * MS
+        scene.runner.stalled()
+    assert scene.states == ['acting', 'stopped']
+
+
 def test_what_is_not_finite_is_not_sent_and_the_ladder_begins():
     scene = Scene()
     scene.act()
