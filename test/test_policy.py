@@ -161,6 +161,14 @@ def test_default_policy_is_that_of_its_robot_and_says_where_it_comes_from(policy
     assert DEFAULT.stat().st_size < 2 * 2**20
 
 
+@pytest.mark.parametrize('path', sorted(DEFAULT.parent.glob('*.onnx')), ids=lambda p: p.stem)
+def test_installed_policies_are_those_of_their_robots_and_small(path):
+    opened = Policy(path)
+    assert opened.spec == specs.load(ROOT / 'config' / 'robots' / f'{path.stem}.yaml')
+    assert opened.provenance['dataset'] and opened.provenance['updates'] > 0
+    assert path.stat().st_size <= 8 * 10**6
+
+
 def test_default_policy_is_loadable_by_older_onnx_runtimes():
     onnx = pytest.importorskip('onnx', reason='onnx is not installed')
     model = onnx.load(DEFAULT)

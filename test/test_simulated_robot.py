@@ -436,19 +436,51 @@ def test_messages_of_the_arm_hold_metres_radians_and_quaternions_of_ros():
     assert np.hypot(tool.x, tool.y) == pytest.approx(1.0, abs=1e-2)
 
 
-def test_the_arm_goes_where_its_velocity_says():
+def test_an_action_of_the_arm_is_the_environments_own_over_a_step():
+    # 0.05 m, 0.3 rad and 0.8 rad (the gripper's whole way) in 0.05 s are OGBench's 1.
+    robot = arm()
+    func = robot.env.func
+    assert func(np.array([0.5, -1.0, 0.25, 3.0, 8.0], np.float32)).tolist() == [
+        0.5, -1.0, 0.25, 0.5, 0.5]
+    assert np.allclose(robot.env.unwrapped.unnormalize_action(np.ones(5)),
+                       [0.05, 0.05, 0.05, 0.3, 1.0])
+    assert robot.env.action_space.high.tolist() == [1.0, 1.0, 1.0, 6.0, 16.0]
+
+
+@pytest.mark.parametrize(('dimension', 'velocity', 'share'), [
+    (0, 0.5, (0.35, 0.6)), (1, -0.5, (0.35, 0.6)), (3, 2.0, (0.15, 0.3))])
+def test_the_arm_makes_a_part_of_the_way_that_its_velocity_says(dimension, velocity, share):
     robot = arm(terminate_at_goal=False)
+    robot.reset(1)
+    action = np.zeros(5, np.float32)
+    action[dimension] = velocity
+
+    def pose():
+        return np.concatenate([robot.info['proprio/effector_pos'],
+                               robot.info['proprio/effector_yaw']])
+    before = pose()
+    for _ in range(8):
+        robot.advance(action)
+    moved = (pose() - before)[dimension]
+    assert share[0] <= moved / (8 * 0.05 * velocity) <= share[1]
+
+
+def test_the_stop_of_the_arm_holds_it_and_what_it_holds():
+    from training.drivers import ManipulationDriver, RECIPES
+    robot = arm(mode='data_collection', terminate_at_goal=False, max_episode_steps=1000)
+    driver = ManipulationDriver(RECIPES['cube-single-play-v0'], robot.env)
     robot.reset(0)
-    site = robot.env.unwrapped.data.site('ur5e/robotiq/pinch')
-    before = site.xpos.copy()
-    for _ in range(20):
-        robot.advance(np.array([0.0, 0.2, 0.0, 0.0, 0.0], np.float32))
-    moved = site.xpos - before
-    assert moved[1] > 0.05 and abs(moved[0]) < 0.02
-    opening = robot.info['proprio/gripper_opening'][0]
-    for _ in range(5):
-        robot.advance(np.array([0.0, 0.0, 0.0, 0.0, 16.0], np.float32))
-    assert robot.info['proprio/gripper_opening'][0] > opening + 0.3
+    driver.begin(None, robot.info)
+    while robot.info['privileged/block_0_pos'][2] < 0.1:  # lifted
+        robot.advance(robot.env.action_space.high * np.clip(
+            driver.act(None, robot.info), -1, 1).astype(np.float32))
+    began = robot.info
+    for _ in range(100):
+        robot.advance(robot.stop_action())
+    assert np.linalg.norm(
+        robot.info['proprio/effector_pos'] - began['proprio/effector_pos']) < 0.03
+    assert robot.info['privileged/block_0_pos'][2] > 0.08
+    assert robot.info['proprio/gripper_contact'][0] > 0.5
 
 
 def test_signals_of_other_sizes_than_the_spec_are_refused():
