@@ -77,7 +77,8 @@ class GazeboResetNode(Node):
                             callback_group=MutuallyExclusiveCallbackGroup())
 
     def _hear_status(self, status: DiagnosticStatus) -> None:
-        self._blocked = {entry.key: entry.value for entry in status.values}['blocked']
+        told = {entry.key: entry.value for entry in status.values}
+        self._blocked = told.get('blocked', self._blocked)
 
     def _hear_clock(self, message: Clock) -> None:
         self._clock_ns = message.clock.sec * NS + message.clock.nanosec
@@ -116,11 +117,12 @@ class GazeboResetNode(Node):
         await self._ask(self._control, self._request(False, False))
         if 'e-stop' in self._blocked:
             blocked = self._blocked
-        if blocked:
+        # Where nothing blocks it by now, its operator resumed it meanwhile.
+        if blocked and self._blocked:
             return ('the world and the history of the policy were reset; the policy stays blocked '
                     f'({blocked}): {_POLICY}/resume is up to its operator')
         await self._ask_policy('resume')
-        return 'the world and the history of the policy were reset; the policy goes on'
+        return 'the world and the history of the policy were reset; the policy was resumed'
 
     async def _ask_policy(self, name: str) -> None:
         await self._ask(self._policy[name], Trigger.Request())

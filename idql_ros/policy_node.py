@@ -246,6 +246,11 @@ class PolicyNode(LifecycleNode):
     def _on_resume(self, request: Any, response: Any) -> Any:
         if self._runner is not None:
             refused = self._runner.resume()
+            if self._running and not refused:
+                # Told now: while the clock stands still no tick comes that would. And the next
+                # output is told whatever it is, for it may be as the last one before this.
+                self._told = None
+                self._topics.status(self._health.state(self._enabled))
         else:
             engaged = [source for source, engaged in self._estops.items() if engaged]
             refused = f'emergency stop ({", ".join(engaged)}) is engaged' if engaged else ''

@@ -1,5 +1,6 @@
 """Start Gazebo with a robot in its world, the bridge to ROS, the policy, and their reset."""
 
+import re
 import shlex
 from xml.etree import ElementTree
 
@@ -12,10 +13,29 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 
+def _world_name(path: str) -> str:
+    """Return the name of the world in a file.
+
+    Raises:
+        ValueError: It cannot be read, or has no name that a service can be called by.
+    """
+    try:
+        world = ElementTree.parse(path).find('world')
+    except (OSError, ElementTree.ParseError) as error:
+        raise ValueError(
+            f'world:={path}: expected the path of a world (.sdf), found: {error}') from None
+    name = None if world is None else world.get('name')
+    if not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', name or ''):
+        raise ValueError(
+            f'world:={path}: expected a <world> right below the root, named with letters, digits '
+            f'and underscores, no digit first, found {"none" if name is None else repr(name)}')
+    return name
+
+
 def _simulation(context: LaunchContext) -> list[IncludeLaunchDescription | Node]:
     """Return Gazebo, the bridge and the reset: all that needs the name of the world."""
     world = LaunchConfiguration('world').perform(context)
-    name = ElementTree.parse(world).find('world').get('name')
+    name = _world_name(world)
     options = '-r -s' if LaunchConfiguration('headless').perform(context) == 'true' else '-r'
     return [
         IncludeLaunchDescription(

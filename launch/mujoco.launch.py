@@ -1,6 +1,5 @@
 """Start a simulated robot and the policy that drives it; ends when the asked episodes are over."""
 
-import math
 import os
 from pathlib import Path
 
@@ -19,11 +18,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import Command, LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+import yaml
 
-# What RViz shows a robot by: package, file in it, arguments of xacro, and by which angle (rad)
-# about z the simulated robot is turned on its table against it. Its frames are ROBOT/...
-_DESCRIPTIONS = {'ur5e_cube': (
-    'ur_description', 'urdf/ur.urdf.xacro', 'ur_type:=ur5e name:=ur', 0.5 * math.pi)}
 # Arguments that sim_node takes as they are.
 _SIM_NODE = {
     'environment': str, 'seed': int, 'episodes': int, 'lock_step': bool, 'real_time_factor': float,
@@ -45,8 +41,19 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         raise FileNotFoundError(
             f'robot {robot}: expected a policy file, found none at {model}: give one with '
             'model:=FILE')
-    looked_at = view == 'rviz' or value('film') or float(value('image_rate')) > 0.0
+    asked = value('description') == 'true'
+    looked_at = view == 'rviz' or asked or value('film') or float(value('image_rate')) > 0.0
     drawn = looked_at and not markers.why_nowhere(vetting.read_spec(str(model)))
+    frame = spec.space.frame_id if spec.space else 'world'
+    shown = [_rviz(robot, frame, share)] if view == 'rviz' else []
+    description = share / 'config' / 'descriptions' / f'{robot}.yaml'
+    if asked or view == 'rviz' and description.is_file():
+        try:
+            shown += _description(robot, description, frame)
+        except FileNotFoundError as error:
+            if asked:
+                raise
+            shown.append(LogInfo(msg=f'RViz does not show the robot itself: {error}'))
     return [
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(share / 'launch' / 'policy.launch.py')),
@@ -74,41 +81,57 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             output='screen',
             on_exit=Shutdown(reason='the simulation has ended'),
         ),
-        *(_rviz(robot, spec.space.frame_id if spec.space else 'world', share)
-          if view == 'rviz' else ()),
+        *shown,
     ]
 
 
-def _rviz(robot: str, frame: str, share: Path) -> list[LaunchDescriptionEntity]:
-    """Return RViz, and what gives it the robot's shape where there is one."""
+def _rviz(robot: str, frame: str, share: Path) -> Node:
+    """Return RViz.
+
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
     if missing := _missing('rviz2'):
         raise FileNotFoundError(f'view:=rviz: expected RViz, found none: {missing}')
     config = share / 'config' / f'{robot}.rviz'
     if not config.is_file():
         config = share / 'config' / 'policy_node.rviz'
-    shown = [Node(
+    return Node(
         package='rviz2', executable='rviz2', name='rviz2', output='screen',
-        arguments=['-d', str(config), '-f', frame], parameters=[{'use_sim_time': True}])]
-    if robot in _DESCRIPTIONS:
-        package, path, arguments, yaw = _DESCRIPTIONS[robot]
-        if missing := _missing('robot_state_publisher', 'tf2_ros', 'xacro', package):
-            return [LogInfo(msg=f'RViz does not show the robot itself: {missing}'), *shown]
-        description = Command([
-            'xacro ', str(Path(get_package_share_directory(package)) / path), ' ', arguments])
-        shown += [
-            Node(
-                package='robot_state_publisher', executable='robot_state_publisher',
-                namespace=LaunchConfiguration('namespace'), output='screen',
-                parameters=[{
-                    'robot_description': ParameterValue(description, value_type=str),
-                    'frame_prefix': f'{robot}/',
-                    'use_sim_time': True}]),
-            Node(
-                package='tf2_ros', executable='static_transform_publisher', output='screen',
-                arguments=['--yaw', str(yaw), '--frame-id', frame,
-                           '--child-frame-id', f'{robot}/world']),
-        ]
-    return shown
+        arguments=['-d', str(config), '-f', frame], parameters=[{'use_sim_time': True}])
+
+
+def _description(robot: str, path: Path, frame: str) -> list[Node]:
+    """Return what tells a robot's shape and where its links are: in frames ROBOT/..., on `frame`.
+
+    Raises:
+        FileNotFoundError: there is no such file, or a package is not installed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'robot {robot}: expected a file that names its description, found none at {path}')
+    description = yaml.safe_load(path.read_text())
+    package = description['package']
+    if missing := _missing('robot_state_publisher', 'tf2_ros', 'xacro', package):
+        raise FileNotFoundError(
+            f'robot {robot}: expected the packages that publish its description, found not all '
+            f'of them: {missing}')
+    xacro = Command([
+        'xacro ', str(Path(get_package_share_directory(package)) / description['file']), ' ',
+        description['arguments']])
+    return [
+        Node(
+            package='robot_state_publisher', executable='robot_state_publisher',
+            namespace=LaunchConfiguration('namespace'), output='screen',
+            parameters=[{
+                'robot_description': ParameterValue(xacro, value_type=str),
+                'frame_prefix': f'{robot}/',
+                'use_sim_time': True}]),
+        Node(
+            package='tf2_ros', executable='static_transform_publisher', output='screen',
+            arguments=['--yaw', str(description['yaw']), '--frame-id', frame,
+                       '--child-frame-id', f'{robot}/{description["root"]}']),
+    ]
 
 
 def _missing(*packages: str) -> str:
@@ -153,6 +176,11 @@ def generate_launch_description() -> LaunchDescription:
             'view', default_value='none', choices=['none', 'window', 'rviz'],
             description="What shows the robot: nothing, MuJoCo's own window, or RViz (with the "
                         'topics of an empty namespace).'),
+        DeclareLaunchArgument(
+            'description', default_value='false', choices=['true', 'false'],
+            description="Publish the robot's shape and frames, and the candidates, for an RViz or "
+                        'Foxglove of your own; view:=rviz does so where the robot has a '
+                        'description.'),
         DeclareLaunchArgument(
             'image_rate', default_value='0.0',
             description='Pictures in a simulated second on sim_node/image. 0: none.'),

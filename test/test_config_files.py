@@ -23,7 +23,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 CONFIG = Path(__file__).parents[1] / 'config'
 SPECS = {'policy_node': 'pointmaze_medium', 'ur5e_cube': 'ur5e_cube'}
-FOXGLOVE = json.loads((CONFIG / 'policy_node.foxglove.json').read_text())
+FOXGLOVE = {name: json.loads((CONFIG / f'{name}.foxglove.json').read_text()) for name in SPECS}
 RVIZ = {name: yaml.safe_load((CONFIG / f'{name}.rviz').read_text())['Visualization Manager']
         for name in SPECS}
 SROS2 = ElementTree.parse(
@@ -34,12 +34,8 @@ ENCLAVES = ('policy_node', 'operator', 'recorder')
 OF_EVERY_NODE = {'/rosout', '/parameter_events', '/clock'}
 
 
-@pytest.fixture(scope='module')
-def node(tmp_path_factory):
+def offered(policy, folder):
     """Return what a node with all its topics offers and uses (name -> type), and what it tells."""
-    folder = tmp_path_factory.mktemp('node')
-    policy = harness.policy_with(folder / 'space.onnx', lambda metadata: metadata['spec'].update(
-        space={'frame_id': 'odom', 'action': [0, 1], 'origin': [0, 1], 'scale': 1.0}))
     with harness.robot() as robot, harness.running('idql_ros.policy_node', {
             'model': policy, 'autostart': True, 'publish_candidates': True, 'use_sim_time': True,
             'deadman_timeout': 1.0}, folder / 'node.log'):
@@ -53,7 +49,8 @@ def node(tmp_path_factory):
             return {name: types[0] for name, types in found}
 
         # It subscribes before it tells, but the graph may be late.
-        robot.spin_until(lambda: '/odom' in known('subscriber'), 'its subscription')
+        observed = {f'/{signal.topic}' for signal in Policy(policy).spec.observations}
+        robot.spin_until(lambda: observed <= set(known('subscriber')), 'its subscriptions')
         return SimpleNamespace(
             publishes=known('publisher'), subscribes=known('subscriber'),
             serves=known('service'), calls=known('client'), status=status[0],
@@ -61,18 +58,35 @@ def node(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def simulation():
-    """Return what sim_node publishes (name -> type) with all that can be looked at."""
+def nodes(tmp_path_factory):
+    """Return what the node offers with each robot's policy; by the name of its views."""
+    return {name: offered(CONFIG / 'policies' / f'{robot}.onnx', tmp_path_factory.mktemp(name))
+            for name, robot in SPECS.items()}
+
+
+@pytest.fixture(scope='module')
+def node(nodes):
+    """Return what the node offers with the installed policy."""
+    return nodes['policy_node']
+
+
+@pytest.fixture(scope='module')
+def simulations():
+    """Return what sim_node publishes (name -> type) with all that can be looked at, by view."""
     sim_node = pytest.importorskip('idql_ros.sim_node', reason='no simulation here')
+    found = {}
     with harness.robot() as robot:
-        try:
-            node = sim_node.SimNode(context=robot.context, parameter_overrides=[
-                Parameter('image_rate', value=1.0)])
-        except (CameraError, SimulationError) as error:
-            pytest.skip(str(error))
-        found = {name: types[0] for name, types in node.get_publisher_names_and_types_by_node(
-            'sim_node', '/')}
-        node.destroy_node()
+        for name, spec in SPECS.items():
+            try:
+                node = sim_node.SimNode(context=robot.context, parameter_overrides=[
+                    Parameter('spec', value=str(CONFIG / 'robots' / f'{spec}.yaml')),
+                    Parameter('image_rate', value=1.0)])
+            except (CameraError, SimulationError) as error:
+                pytest.skip(str(error))
+            found[name] = {
+                topic: types[0] for topic, types in node.get_publisher_names_and_types_by_node(
+                    'sim_node', '/')}
+            node.destroy_node()
     return found
 
 
@@ -135,10 +149,10 @@ def test_policy_is_of_the_version_and_shape_that_sros2_reads():
     assert [child.tag for child in enclaves] == ['enclave'] * len(ENCLAVES)
 
 
-def message_paths():
-    """Return every message path in the Foxglove layout."""
+def message_paths(layout):
+    """Return every message path in a Foxglove layout."""
     found = []
-    for panel in FOXGLOVE['configById'].values():
+    for panel in layout['configById'].values():
         found += [path['value'] for path in panel.get('paths', ())]
         found += [panel[key] for key in ('topicPath', 'topicToRender') if key in panel]
         found += panel.get('topics', ())
@@ -156,44 +170,53 @@ def kind(type_name, path):
     return type_name
 
 
-def test_foxglove_shows_topics_and_fields_that_there_are(node, simulation):
-    topics = node.publishes | node.subscribes | simulation
-    paths = message_paths()
-    assert len(paths) > 10
+@pytest.mark.parametrize('name', SPECS)
+def test_foxglove_shows_topics_and_fields_that_there_are(nodes, simulations, name):
+    node = nodes[name]
+    topics = node.publishes | node.subscribes | simulations[name]
+    paths = message_paths(FOXGLOVE[name])
+    commands = load(CONFIG / 'robots' / f'{SPECS[name]}.yaml').actions
+    assert {'/policy_node/candidates', '/sim_node/goal', '/sim_node/image/compressed',
+            *(f'/{command.topic}' for command in commands)} <= {
+        path.partition('.')[0] for path in paths}
     for path in paths:
         topic, _, fields = path.partition('.')
         assert kind(topics[topic], fields)
         for number in re.findall(r'value\.data\[(\d+)\]', path):
             assert int(number) < len(VALUE_LABELS)
+        for number in re.findall(r'command_preview\.data\[(\d+)\]', path):
+            assert int(number) < sum(command.size for command in commands)
         for key in re.findall(r'key=="(\w+)"', path):
             assert key in {value.key for value in node.status.values}
 
 
-def test_foxglove_names_the_values_as_the_node_does():
-    labels = {path['value']: path['label'] for panel in FOXGLOVE['configById'].values()
+@pytest.mark.parametrize('name', SPECS)
+def test_foxglove_names_the_values_as_the_node_does(name):
+    labels = {path['value']: path['label'] for panel in FOXGLOVE[name]['configById'].values()
               for path in panel.get('paths', ()) if '/value.data' in path['value']}
     assert labels == {f'/policy_node/value.data[{i}]': label
                       for i, label in enumerate(VALUE_LABELS)}
 
 
-def test_foxglove_selects_diagnostics_that_there_are(node):
-    told = {(status.hardware_id, status.name) for status in node.diagnostics}
-    for name, panel in FOXGLOVE['configById'].items():
-        if name.startswith('DiagnosticStatusPanel!'):
-            assert (panel['selectedHardwareId'], panel['selectedName']) in told
-
-
-def test_foxglove_lays_out_every_panel_once():
-    def panels(part):
-        return [part] if isinstance(part, str) else panels(part['first']) + panels(part['second'])
-    assert sorted(panels(FOXGLOVE['layout'])) == sorted(FOXGLOVE['configById'])
+@pytest.mark.parametrize('name', SPECS)
+def test_foxglove_selects_diagnostics_that_there_are(nodes, name):
+    told = {(status.hardware_id, status.name) for status in nodes[name].diagnostics}
+    selected = {(panel['selectedHardwareId'], panel['selectedName'])
+                for key, panel in FOXGLOVE[name]['configById'].items()
+                if key.startswith('DiagnosticStatusPanel!')}
+    assert selected and selected <= told
 
 
 @pytest.mark.parametrize('name', SPECS)
-def test_rviz_shows_topics_of_the_right_type(node, simulation, name):
-    spec = load(CONFIG / 'robots' / f'{SPECS[name]}.yaml')
-    topics = {**node.publishes, **simulation,
-              **{f'/{signal.topic}': signal.type for signal in spec.observations}}
+def test_foxglove_lays_out_every_panel_once(name):
+    def panels(part):
+        return [part] if isinstance(part, str) else panels(part['first']) + panels(part['second'])
+    assert sorted(panels(FOXGLOVE[name]['layout'])) == sorted(FOXGLOVE[name]['configById'])
+
+
+@pytest.mark.parametrize('name', SPECS)
+def test_rviz_shows_topics_of_the_right_type(nodes, simulations, name):
+    topics = nodes[name].publishes | simulations[name]
     shown = [(display['Class'].rpartition('/')[2], display['Topic']['Value'])
              for display in RVIZ[name]['Displays'] if 'Topic' in display]
     assert {('MarkerArray', '/policy_node/candidates'), ('MarkerArray', '/sim_node/goal'),
@@ -203,11 +226,20 @@ def test_rviz_shows_topics_of_the_right_type(node, simulation, name):
 
 
 @pytest.mark.parametrize('name', SPECS)
-def test_rviz_is_in_the_frame_of_the_candidates(name):
-    spec = load(CONFIG / 'robots' / f'{SPECS[name]}.yaml')
-    assert RVIZ[name]['Global Options']['Fixed Frame'] == spec.space.frame_id
+def test_views_are_in_the_frame_of_the_candidates(name):
+    frame = load(CONFIG / 'robots' / f'{SPECS[name]}.yaml').space.frame_id
+    assert RVIZ[name]['Global Options']['Fixed Frame'] == frame
+    assert FOXGLOVE[name]['configById']['3D!candidates']['followTf'] == frame
 
 
-def test_foxglove_is_in_the_frame_of_the_candidates():
-    frame = Policy(harness.DEFAULT_POLICY).spec.space.frame_id
-    assert FOXGLOVE['configById']['3D!candidates']['followTf'] == frame
+@pytest.mark.parametrize('name', SPECS)
+def test_views_take_the_shape_of_a_robot_that_has_a_description(name):
+    robot = SPECS[name]
+    described = (CONFIG / 'descriptions' / f'{robot}.yaml').is_file()
+    in_rviz = [(display['Description Topic']['Value'], display['TF Prefix'])
+               for display in RVIZ[name]['Displays'] if display['Class'].endswith('/RobotModel')]
+    assert in_rviz == [('/robot_description', robot)] * described  # RViz adds the slash
+    in_foxglove = [(layer['topic'], layer['framePrefix'])
+                   for layer in FOXGLOVE[name]['configById']['3D!candidates']['layers'].values()
+                   if layer['layerId'] == 'foxglove.Urdf']
+    assert in_foxglove == [('/robot_description', f'{robot}/')] * described

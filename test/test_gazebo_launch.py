@@ -90,6 +90,22 @@ def test_gazebo_is_asked_for_the_world_with_and_without_a_window(headless, optio
     assert dict(gazebo.launch_arguments)['gz_args'] == f"{options} '{path}'"
 
 
+@pytest.mark.parametrize(('text', 'found'), [
+    (None, 'No such file'), ('{}', 'not well-formed'), ('<sdf/>', 'found none'),
+    ('<sdf><x><world name="maze"/></x></sdf>', 'found none'),
+    ('<sdf><world/></sdf>', 'found none'),
+    ('<sdf><world name=""/></sdf>', "found ''"),
+    ('<sdf><world name="a maze"/></sdf>', "found 'a maze'"),
+    ('<sdf><world name="2nd"/></sdf>', "found '2nd'")])
+def test_world_that_no_service_can_be_named_after_is_refused_in_words(text, found, tmp_path):
+    path = tmp_path / 'world.sdf'
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=found) as error:
+        simulation(world=str(path))
+    assert str(error.value).startswith(f'world:={path}: expected ')
+
+
 def test_all_of_it_starts_together_and_ends_cleanly(stand_ins):
     written, codes = installed.run(
         'gazebo.launch.py', {'headless': 'true', 'namespace': 'one'}, end_at='commands are sent')

@@ -1,12 +1,13 @@
 """gazebo_reset_node between the real policy_node and a world that behaves as Gazebo's does."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
 
 harness = pytest.importorskip('harness', reason='rclpy is not installed')
 
-from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue  # noqa: E402
 from idql_ros.gazebo_reset_node import world_request  # noqa: E402
 from idql_ros.topics import LATCHED  # noqa: E402
 from nav_msgs.msg import Odometry  # noqa: E402
@@ -80,9 +81,9 @@ def nodes(fast_policy, tmp_path_factory):
             DiagnosticStatus, '/policy_node/status', status.append, LATCHED)
         with harness.running(harness.NODE, {
                 'model': fast_policy, 'autostart': True, 'enable_commands': True,
-                'use_sim_time': True}, folder / 'policy.log'), harness.running(
+                'use_sim_time': True}, folder / 'policy.log') as policy, harness.running(
                 NODE, {'world': 'maze', 'timeout': TIMEOUT_S}, folder / 'reset.log'):
-            made = SimpleNamespace(robot=robot, world=world, status=status)
+            made = SimpleNamespace(robot=robot, world=world, status=status, policy=policy)
             made.blocked = lambda: {v.key: v.value for v in status[-1].values}['blocked']
             made.reset = lambda: robot.call(Trigger, '/gazebo_reset_node/reset', Trigger.Request())
             robot.client(Trigger, '/gazebo_reset_node/reset')
@@ -104,6 +105,11 @@ def moving(nodes):
     return nodes
 
 
+def goes_on(robot):
+    robot.commands.clear()
+    robot.spin_until(lambda: any(not harness.is_stop(c) for c in robot.commands), 'a command')
+
+
 def stays_stopped(robot):
     robot.commands.clear()
     robot.spin_for(0.4)
@@ -114,23 +120,50 @@ def test_the_world_begins_anew_and_the_policy_goes_on(moving):
     robot, world = moving.robot, moving.world
     robot.spin_until(lambda: world.time_ns > 2 * 10**9, 'some simulated time')
     resets, before_ns = world.resets, world.time_ns
+    logged = len(moving.policy.output())
     moving.status.clear()
     answer = moving.reset()
-    assert answer.success and 'the policy goes on' in answer.message
+    assert answer.success and 'the policy was resumed' in answer.message
     # Asked to run only once it had reset: it would have forgotten it.
     assert world.asked == ['reset', 'run'] and world.resets == resets + 1
     assert world.time_ns < before_ns - 10**9
     # It had been stopped first, with the word that paused it.
     assert any('paused' in status.message for status in moving.status)
-    robot.commands.clear()
-    robot.spin_until(lambda: any(not harness.is_stop(c) for c in robot.commands), 'a command')
+    # Before it went on it forgot what it had observed.
+    robot.spin_until(
+        lambda: re.findall('paused; to go on|reset: nothing|: resumed',
+                           moving.policy.output()[logged:]) == [
+            'paused; to go on', 'reset: nothing', ': resumed'], 'pause, reset, resume in its log')
+    goes_on(robot)
     assert all(harness.stamp_ns(c) < before_ns for c in robot.commands)
 
 
-def test_reset_twice_in_a_row_is_as_good_as_once(moving):
-    assert moving.reset().success
-    assert moving.reset().success
+def test_resets_in_a_row_are_as_good_as_one(moving):
+    for _ in range(3):
+        answer = moving.reset()
+        assert answer.success and 'the policy was resumed' in answer.message
+    assert moving.world.asked == 3 * ['reset', 'run']
+    goes_on(moving.robot)
+
+
+def test_resets_that_are_asked_for_together_are_done_one_after_the_other(moving):
+    robot = moving.robot
+    client = robot.client(Trigger, '/gazebo_reset_node/reset')
+    futures = [client.call_async(Trigger.Request()) for _ in range(2)]
+    robot.spin_until(lambda: all(future.done() for future in futures), 'the answers')
+    assert all('the policy was resumed' in future.result().message for future in futures)
     assert moving.world.asked == 2 * ['reset', 'run']
+    goes_on(robot)
+
+
+def test_reset_right_after_a_resume_is_resumed(moving):
+    robot = moving.robot
+    assert robot.trigger('pause').success
+    robot.spin_until(lambda: 'paused' in moving.blocked(), 'the pause')
+    assert robot.trigger('resume').success
+    answer = moving.reset()
+    assert answer.success and 'the policy was resumed' in answer.message
+    goes_on(robot)
 
 
 def test_policy_that_its_operator_paused_stays_paused(moving):
@@ -165,6 +198,34 @@ def test_e_stop_during_the_reset_is_not_resumed(moving):
     stays_stopped(robot)
 
 
+@pytest.mark.parametrize('already', [False, True])
+def test_e_stop_that_its_operator_resumed_during_the_reset_blocks_no_more(moving, already):
+    robot, world = moving.robot, moving.world
+    world.delay = 40
+    if already:
+        robot.estop(True)
+        robot.spin_until(lambda: 'e-stop' in moving.blocked(), 'the e-stop')
+    future = robot.client(Trigger, '/gazebo_reset_node/reset').call_async(Trigger.Request())
+    robot.spin_until(lambda: world.asked == ['reset'], 'the request to the world')
+    robot.estop(True)
+    robot.spin_until(lambda: 'e-stop' in moving.blocked(), 'the e-stop')
+    robot.estop(False)
+    assert robot.trigger('resume').success
+    robot.spin_until(future.done, 'the answer')
+    assert future.result().success and 'the policy was resumed' in future.result().message
+    goes_on(robot)
+
+
+def test_inactive_policy_is_not_said_to_go_on(moving):
+    deactivate, activate = 4, 3
+    assert moving.robot.change_state(deactivate)
+    answer = moving.reset()
+    assert answer.success and answer.message == (
+        'the world and the history of the policy were reset; the policy was resumed')
+    assert moving.robot.change_state(activate)
+    goes_on(moving.robot)
+
+
 def test_world_that_refuses_leaves_the_policy_paused(moving):
     moving.world.success = False
     answer = moving.reset()
@@ -193,10 +254,22 @@ def test_policy_that_refuses_is_told_in_its_words(moving):
 
 
 def test_nothing_is_reset_without_a_policy_or_a_world(robot, tmp_path):
-    with harness.running(NODE, {'world': 'maze'}, tmp_path / 'log', remap=ALONE):
-        answer = robot.call(Trigger, '/alone/gazebo_reset_node/reset', Trigger.Request())
-    assert not answer.success
-    assert 'nothing was reset: expected a message on policy_node/status' in answer.message
+    status = robot.node.create_publisher(DiagnosticStatus, '/alone/policy_node/status', LATCHED)
+
+    def answer():
+        return robot.call(Trigger, '/alone/gazebo_reset_node/reset', Trigger.Request())
+    with harness.running(NODE, {'world': 'maze'}, tmp_path / 'log',
+                         remap=[*ALONE, ('/clock', '/alone/clock')]) as process:
+        # It says nothing of what blocks it: another one's, and no reason to fall.
+        status.publish(DiagnosticStatus())
+        robot.spin_until(lambda: status.get_subscription_count() == 1, 'its subscription')
+        robot.spin_for(0.3)
+        assert process.child.poll() is None, process.output()
+        missing = 'nothing was reset: expected a message on '
+        refused = answer()
+        assert not refused.success and f'{missing}policy_node/status' in refused.message
+        status.publish(DiagnosticStatus(values=[KeyValue(key='blocked', value='')]))
+        robot.spin_until(lambda: f'{missing}/clock' in answer().message, 'what is missing now')
 
 
 def test_world_that_is_no_name_is_refused_in_words(tmp_path):

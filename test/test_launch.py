@@ -1,6 +1,5 @@
 """The launch files, run by the real launch_ros from the installed package."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -32,6 +31,7 @@ from launch import (  # noqa: E402
 )
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 import numpy as np  # noqa: E402
+import yaml  # noqa: E402
 
 
 def run(name, arguments, end_at=None, limit_s=120.0):
@@ -73,8 +73,8 @@ def run(name, arguments, end_at=None, limit_s=120.0):
         'publish_candidates', 'log_level'}),
     ('mujoco.launch.py', {
         'robot', 'environment', 'model', 'seed', 'episodes', 'lock_step', 'real_time_factor',
-        'results_file', 'view', 'image_rate', 'image_width', 'image_height', 'film', 'film_speed',
-        'namespace', 'log_level'}),
+        'results_file', 'view', 'description', 'image_rate', 'image_width', 'image_height', 'film',
+        'film_speed', 'namespace', 'log_level'}),
 ])
 def test_arguments_are_described_and_have_a_default(name, expected):
     description = runpy.run_path(str(SHARE / 'launch' / name))['generate_launch_description']()
@@ -162,46 +162,127 @@ def test_mujoco_launch_films_an_episode_with_the_candidates(tmp_path):
     assert np.count_nonzero((green > 100) & (green > 1.5 * red) & (green > 1.5 * blue)) > 3
 
 
-@pytest.mark.parametrize(('arguments', 'expected'), [
-    ({'robot': 'hopper'}, 'robot hopper: expected a policy file'),
-    ({'robot': 'nobody'}, 'nobody.yaml'),
-    ({'view': 'rviz'}, 'view:=rviz: expected RViz, found none: apt install ros-'),
-])
-def test_mujoco_launch_says_what_is_missing(arguments, expected):
-    if 'view' in arguments:
-        with contextlib.suppress(packages.PackageNotFoundError):
-            packages.get_package_share_directory('rviz2')
-            pytest.skip('RViz is installed here')
-    start = runpy.run_path(str(SHARE / 'launch' / 'mujoco.launch.py'))
+def started(monkeypatch, absent=(), **arguments):
+    """Return what mujoco.launch.py starts, as if only `absent` of what shows it were not here.
+
+    Returns:
+        Package -> node, and the text of its log.
+    """
+    launch_file = runpy.run_path(str(SHARE / 'launch' / 'mujoco.launch.py'))
+    installed = {'idql_ros': SHARE, **{name: Path('/opt') / name for name in (
+        'rviz2', 'robot_state_publisher', 'tf2_ros', 'xacro', 'ur_description')}}
+
+    def share(package):
+        if package in absent:
+            raise packages.PackageNotFoundError(package)
+        return str(installed[package])
+
+    monkeypatch.setitem(
+        launch_file['_start'].__globals__, 'get_package_share_directory', share)
     context = LaunchContext()
-    for argument in start['generate_launch_description']().get_launch_arguments():
+    for argument in launch_file['generate_launch_description']().get_launch_arguments():
         context.launch_configurations[argument.name] = ''.join(
             part.perform(context) for part in argument.default_value)
     context.launch_configurations.update(arguments)
+    entities = launch_file['_start'](context)
+    said = ''.join(part.perform(context) for entity in entities
+                   if isinstance(entity, actions.LogInfo) for part in entity.msg)
+    policy, = (e for e in entities if isinstance(e, actions.IncludeLaunchDescription))
+    return {
+        'policy': dict(policy.launch_arguments),
+        **{e.node_package: e for e in entities if hasattr(e, 'node_package')}}, said
+
+
+@pytest.mark.parametrize(('arguments', 'absent', 'expected'), [
+    ({'robot': 'hopper'}, (), 'robot hopper: expected a policy file'),
+    ({'robot': 'nobody'}, (), 'nobody.yaml'),
+    ({'view': 'rviz'}, ['rviz2'], 'view:=rviz: expected RViz, found none: apt install ros-'),
+    ({'description': 'true'}, (),
+     'robot pointmaze_medium: expected a file that names its description, found none at '),
+    ({'robot': 'ur5e_cube', 'description': 'true'}, ['ur_description'],
+     'robot ur5e_cube: expected the packages that publish its description, found not all of '
+     'them: apt install ros-'),
+])
+def test_mujoco_launch_says_what_is_missing(monkeypatch, arguments, absent, expected):
     with pytest.raises((SpecError, FileNotFoundError), match=re.escape(expected)):
-        start['_start'](context)
+        started(monkeypatch, absent, **arguments)
 
 
-def test_the_arm_in_rviz_is_that_of_ur_description_or_it_is_said_what_to_install(monkeypatch):
-    start = runpy.run_path(str(SHARE / 'launch' / 'mujoco.launch.py'))
-    shares = {'rviz2': '/rviz2'}
+SHOWING = {'robot_state_publisher', 'tf2_ros'}
 
-    def share(package):
-        if package not in shares:
-            raise packages.PackageNotFoundError(package)
-        return shares[package]
 
-    monkeypatch.setitem(start['_rviz'].__globals__, 'get_package_share_directory', share)
-    note, rviz = start['_rviz']('ur5e_cube', 'world', SHARE)
-    told = ''.join(part.perform(LaunchContext()) for part in note.msg)
+@pytest.mark.parametrize(('arguments', 'shown'), [
+    ({}, set()),
+    ({'view': 'window'}, set()),
+    ({'view': 'rviz'}, {'rviz2', *SHOWING}),
+    ({'description': 'true'}, SHOWING),
+    ({'view': 'window', 'description': 'true'}, SHOWING),
+    ({'view': 'rviz', 'description': 'true'}, {'rviz2', *SHOWING}),
+    ({'robot': 'pointmaze_medium', 'view': 'rviz'}, {'rviz2'}),
+])
+def test_the_description_of_the_arm_is_published_for_rviz_and_where_it_is_asked_for(
+        monkeypatch, arguments, shown):
+    nodes, said = started(monkeypatch, **{'robot': 'ur5e_cube', **arguments})
+    assert set(nodes) == {'policy', 'idql_ros', *shown} and not said
+    assert nodes['policy']['publish_candidates'] == ('true' if shown else '')
+
+
+def test_without_ur_description_rviz_starts_and_it_is_said_what_to_install(monkeypatch):
+    nodes, said = started(
+        monkeypatch, ['robot_state_publisher', 'tf2_ros', 'xacro', 'ur_description'],
+        robot='ur5e_cube', view='rviz')
+    assert set(nodes) == {'policy', 'idql_ros', 'rviz2'}
     assert re.search('apt install ros-.*robot-state-publisher ros-.*tf2-ros ros-.*xacro '
-                     'ros-.*-ur-description', told)
-    assert rviz.node_package == 'rviz2'
-    shares.update({name: f'/{name}' for name in (
-        'robot_state_publisher', 'tf2_ros', 'xacro', 'ur_description')})
-    _, *others = start['_rviz']('ur5e_cube', 'world', SHARE)
-    assert [other.node_package for other in others] == ['robot_state_publisher', 'tf2_ros']
-    assert len(start['_rviz']('pointmaze_medium', 'odom', SHARE)) == 1
+                     'ros-.*-ur-description', said)
+
+
+# Stands for a program that may not be here: says what it was given, until it is interrupted.
+STAND_IN = f"""#!{sys.executable}
+import json, pathlib, signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit())
+given = sys.argv[1:]
+files = [pathlib.Path(path).read_text() for option, path in zip(given, given[1:])
+         if option == '--params-file']
+print(json.dumps([pathlib.Path(sys.argv[0]).name, given, files]), flush=True)
+signal.pause()
+"""
+
+
+def test_the_arm_is_described_in_frames_of_its_own_on_the_frame_of_its_spec(tmp_path, monkeypatch):
+    pytest.importorskip('ogbench', reason='the simulation needs pip install ogbench')
+    programs = {'robot_state_publisher': 'robot_state_publisher/robot_state_publisher',
+                'tf2_ros': 'tf2_ros/static_transform_publisher'}
+    for package in (*programs, 'xacro', 'ur_description'):
+        (tmp_path / 'share' / package).mkdir(parents=True)
+        marker = tmp_path / 'share/ament_index/resource_index/packages' / package
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    for path, text in (*((f'lib/{path}', STAND_IN) for path in programs.values()),
+                       ('bin/xacro', '#!/bin/sh\necho "<robot> $* </robot>"\n')):
+        program = tmp_path / path
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    monkeypatch.setenv('AMENT_PREFIX_PATH', f'{tmp_path}:{os.environ["AMENT_PREFIX_PATH"]}')
+    monkeypatch.setenv('PATH', f'{tmp_path / "bin"}:{os.environ["PATH"]}')
+    written, codes = run('mujoco.launch.py', {
+        'robot': 'ur5e_cube', 'description': 'true', 'namespace': 'one', 'episodes': '1',
+        'real_time_factor': '0'})
+    assert codes == dict.fromkeys(
+        ('policy_node', 'sim_node', 'robot_state_publisher', 'static_transform_publisher'), 0)
+    given = {name: (arguments, files) for name, arguments, files in (
+        json.loads(line) for line in written.splitlines() if line.startswith('["'))}
+    arguments, files = given['robot_state_publisher']
+    assert '__ns:=/one' in arguments
+    parameters = {name: value for text in files for node in yaml.safe_load(text).values()
+                  for name, value in node['ros__parameters'].items()}
+    assert parameters == {
+        'robot_description': f'<robot> {tmp_path}/share/ur_description/urdf/ur.urdf.xacro '
+                             'ur_type:=ur5e name:=ur </robot>\n',
+        'frame_prefix': 'ur5e_cube/', 'use_sim_time': True}
+    arguments, _ = given['static_transform_publisher']
+    assert arguments[:6] == ['--yaw', str(0.5 * np.pi), '--frame-id', 'world',
+                             '--child-frame-id', 'ur5e_cube/world']
 
 
 # Where a joint of a UR5e lies in the link before: x, y, z (m), roll, pitch, yaw; ur_description's
@@ -221,12 +302,12 @@ def turned(axis, angle):
 
 def test_the_arm_in_rviz_stands_as_the_simulated_one():
     pytest.importorskip('ogbench', reason='the simulation needs pip install ogbench')
-    launch_file = runpy.run_path(str(SHARE / 'launch' / 'mujoco.launch.py'))
-    *_, yaw = launch_file['_DESCRIPTIONS']['ur5e_cube']
+    description = yaml.safe_load(
+        (SHARE / 'config' / 'descriptions' / 'ur5e_cube.yaml').read_text())
     env = make(ROBOTS['ur5e_cube'])
     for seed in range(3):
         observation, _ = env.reset(seed=seed)
-        flange = turned(2, yaw) @ turned(2, np.pi)
+        flange = turned(2, description['yaw']) @ turned(2, np.pi)
         for (x, y, z, roll, pitch, own_yaw), angle in zip(
                 UR5E, observation['arm_position'], strict=True):
             moved = np.eye(4)

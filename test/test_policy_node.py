@@ -11,7 +11,7 @@ import pytest
 
 harness = pytest.importorskip('harness', reason='rclpy is not installed')
 
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from harness import is_stop, NODE, RATE  # noqa: E402
 from idql_ros import spec as specs  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
@@ -551,12 +551,14 @@ def test_an_emergency_stop_is_heard_whatever_the_qos_of_its_topic(robot, active)
             QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)):
         publisher = robot.node.create_publisher(Bool, 'estop', profile)
         robot.spin_until(lambda p=publisher: p.get_subscription_count(), 'its subscription')
-        publisher.publish(Bool(data=True))
-        robot.drive(lambda: is_stop(robot.commands[-1]), 'the stop')
+
+        def sent(engaged, publisher=publisher):
+            # Again and again, as its source does: with best effort the first may be lost.
+            publisher.publish(Bool(data=engaged))
+            return True
+        robot.drive(lambda: sent(True) and is_stop(robot.commands[-1]), 'the stop')
         robot.stays_stopped()
-        publisher.publish(Bool(data=False))
-        robot.spin_for(0.2)
-        robot.drive(lambda: robot.trigger('resume').success, 'release')
+        robot.drive(lambda: sent(False) and robot.trigger('resume').success, 'release')
         robot.acts()
 
 
@@ -611,6 +613,45 @@ def test_paused_it_stands_until_resumed_and_a_reset_goes_on(robot, active):
     robot.acts()
     assert robot.trigger('reset').success
     robot.acts()
+
+
+def test_what_blocks_it_is_told_at_once_though_no_tick_comes(robot, fast_policy, tmp_path):
+    status = robot.listen(DiagnosticStatus, '/policy_node/status')
+    clock = robot.node.create_publisher(Clock, '/clock', 10)
+
+    def blocked():
+        return [v.value for s in status for v in s.values if v.key == 'blocked']
+    with harness.running(NODE, {
+        'model': fast_policy, 'autostart': True, 'use_sim_time': True, 'clock_timeout': 60.0,
+    }, tmp_path / 'node.log'):
+        robot.spin_until(lambda: clock.get_subscription_count() == 1, 'its subscription')
+
+        def acting():
+            stamp_ns = robot.publish_odometry(age_s=1e9)
+            time = Clock()
+            time.clock.sec, time.clock.nanosec = divmod(stamp_ns, 10**9)
+            clock.publish(time)
+            robot.spin_for(0.02)
+            return any(s.message.startswith('acting') for s in status)
+        robot.spin_until(acting, 'a decision')
+        # From here on the clock stands still. The second pause is in the words of the first.
+        for _ in range(2):
+            for word, expected in (('pause', ['paused']), ('resume', [''])):
+                robot.spin_for(0.1)
+                status.clear()
+                assert robot.trigger(word).success
+                robot.spin_until(lambda: status, f'the status after the {word}', limit_s=3.0)
+                assert blocked() == expected
+
+
+def test_a_node_that_was_never_active_is_resumed(robot, fast_policy, tmp_path):
+    with harness.running(NODE, {'model': fast_policy, 'enable_commands': True},
+                         tmp_path / 'node.log') as process:
+        assert robot.change_state(Transition.TRANSITION_CONFIGURE)
+        assert robot.trigger('pause').success and robot.trigger('resume').success
+        assert robot.change_state(Transition.TRANSITION_ACTIVATE)
+        robot.acts()
+        assert 'Traceback' not in process.output()
 
 
 def test_an_unconfigured_node_says_what_it_needs(robot, fast_policy, tmp_path):
