@@ -31,6 +31,7 @@ class SimulatedRobot:
         step_seconds: simulated time of an env.step.
         episode, step: where the simulation is.
         total_reward, success, length: of the running episode; length in env.steps.
+        success_told: whether the environment said of the episode if it is a success.
         over: whether the episode is over.
         terminated: whether the environment ended it, and not a limit of its length.
         info: what the environment says beside its observation.
@@ -91,6 +92,7 @@ class SimulatedRobot:
         self.episode, self.step = -1, 0
         self.over, self.terminated = True, False
         self.total_reward, self.success, self.length = 0.0, False, 0
+        self.success_told = False
 
     def _check_size(self, what: str, space: Any, size: int) -> None:
         if getattr(space, 'shape', None) != (size,) or np.dtype(space.dtype).kind != 'f':
@@ -161,6 +163,7 @@ class SimulatedRobot:
         self.episode, self.step = episode, 0
         self.over = self.terminated = False
         self.total_reward, self.success, self.length = 0.0, False, 0
+        self.success_told = False
         self._observation, self.info = self.env.reset(seed=self._seed + episode)
         self._stop.reset()
         self._stopped: np.ndarray | None = None
@@ -213,6 +216,7 @@ class SimulatedRobot:
         self.step += 1
         self.length += 1
         self.total_reward += float(reward)
+        self.success_told = self.success_told or 'success' in self.info
         self.success = self.success or bool(self.info.get('success', False))
         self.terminated = bool(terminated)
         self.over = self.terminated or bool(truncated)

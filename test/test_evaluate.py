@@ -27,7 +27,7 @@ from idql_ros import environments  # noqa: E402
 from idql_ros import message as messages  # noqa: E402
 from idql_ros import spec as specs  # noqa: E402
 from idql_ros.policy import Decision, Policy  # noqa: E402
-from idql_ros.simulated_robot import SimulatedRobot  # noqa: E402
+from idql_ros.simulated_robot import plain_spec, SimulatedRobot  # noqa: E402
 from training import evaluate  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -37,16 +37,29 @@ ROBOT = specs.load(ROOT / 'config' / 'robots' / 'pointmaze_medium.yaml')
 BLOCKED = ('torch', 'minari', 'rosbags', 'h5py', 'onnx', 'rclpy', 'matplotlib')
 
 
-def run(*arguments, code=None):
-    """Run `python -m training.evaluate`, or other code in its place."""
-    program = ['-m', 'training.evaluate'] if code is None else ['-c', code]
-    return subprocess.run([sys.executable, *program, *map(str, arguments)], cwd=ROOT,
-                          capture_output=True, text=True)
+def run(*arguments):
+    """Run `python -m training.evaluate`."""
+    return subprocess.run(
+        [sys.executable, '-m', 'training.evaluate', *map(str, arguments)], cwd=ROOT,
+        capture_output=True, text=True, env={
+            **os.environ, 'PYTHONPATH': f'{ROOT / "test"}:{os.environ.get("PYTHONPATH", "")}'})
 
 
 def short_maze(**kwargs):
     """Return the maze with an end that is near."""
     return environments.pointmaze_medium(max_episode_steps=30, **kwargs)
+
+
+def maze_that_tells_no_success():
+    """Return the short maze without what it says beside its observation."""
+    class Silent(gymnasium.Wrapper):
+        def step(self, action):
+            return *super().step(action)[:4], {}
+
+        def reset(self, **rest):
+            return super().reset(**rest)[0], {}
+
+    return Silent(short_maze())
 
 
 def maze_of_random_speed():
@@ -507,9 +520,10 @@ def test_program_scores_a_file_alone_where_torch_and_datasets_are_not_importable
             'sys.meta_path.insert(0, Blocked)\n'
             'sys.argv[0] = "evaluate"\n'
             'runpy.run_module("training.evaluate", run_name="__main__")\n')
-    found = run(file, '--episodes', '2', '--seed', '5', '--candidates', '3', '--extraction',
-                'implicit', '--sampling-temperature', '0.5', '--parallel', '1', '--json-file',
-                scores, code=code)
+    found = subprocess.run(
+        [sys.executable, '-c', code, file, '--episodes', '2', '--seed', '5', '--candidates', '3',
+         '--extraction', 'implicit', '--sampling-temperature', '0.5', '--parallel', '1',
+         '--json-file', scores], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     assert (f'{file} in {MAZE}, 2 episodes from seed 5, extraction implicit, softmax temperature '
             '1, sampling temperature 0.5, 1 at a time') in found.stdout
@@ -558,6 +572,12 @@ def test_report_is_of_the_episodes_that_were_scored(tmp_path):
     ([DEFAULT, '--dataset', 'a/b-v0'], 1, 'dataset, root: expected with --report'),
     ([DEFAULT, '--report', 'p.html', '--dataset', 'a/b-v0', '--root', 'none'], 1,
      "dataset 'a/b-v0': expected a Minari dataset at none"),
+    ([DEFAULT, '--report', 'p.html', '--root', 'none'], 1, 'root: expected with --dataset'),
+    ([DEFAULT, '--report', 'p.html', '--json-file', 'test/../p.json'], 1,
+     'p.json: expected another name than those of the report, p.html and'),
+    ([DEFAULT, '--report', '/proc/p.html'], 1, '/proc/p.html: expected a place for a file'),
+    ([DEFAULT, '--json-file', '/proc/p.json'], 1, '/proc/p.json: expected a place for a file'),
+    ([DEFAULT, '--json-file', 'test'], 1, 'test: expected a file or nothing, found a folder'),
     ([DEFAULT, '--parallel', '0'], 1, 'parallel: expected 1 robot or more at a time, found 0'),
     ([DEFAULT, '--seed', '-1'], 1, 'expected a seed from 0 to 4294967246, found -1'),
     ([DEFAULT, '--softmax-temperature', '-1'], 1, 'softmax_temperature: expected a number from 0'),
@@ -574,6 +594,31 @@ def test_program_says_in_one_line_what_is_wrong(arguments, code, reason):
     if reason is not None:
         line, = found.stderr.strip().split('\n')
         assert line.startswith('error: ') and reason in line
+
+
+def test_report_whose_numbers_cannot_be_written_is_refused_before_anything_is_scored(tmp_path):
+    (tmp_path / 'p.json').mkdir()
+    found = run(DEFAULT, '--report', tmp_path / 'p.html')
+    assert found.returncode == 1 and found.stdout == ''
+    assert found.stderr == (
+        f'error: {tmp_path / "p.json"}: expected a file or nothing, found a folder\n')
+    assert [path.name for path in tmp_path.iterdir()] == ['p.json']
+
+
+def test_success_is_told_by_the_environment_or_not_at_all(tmp_path):
+    name = 'Pendulum-v1'
+    robot = SimulatedRobot(environments.make(name), plain_spec(name), seed=0)
+    assert not evaluate.run_episode(robot, 0, constant([0.0])).success_told
+    told = evaluate.run_episode(
+        SimulatedRobot(short_maze(), ROBOT, seed=0), 0, constant([0.0, 0.0]))
+    assert told.success_told and not told.success
+    scores = tmp_path / 'scores.json'
+    found = run(DEFAULT, '--environment', f'{__name__}:maze_that_tells_no_success', '--episodes',
+                '1', '--candidates', '2', '--json-file', scores)
+    assert found.returncode == 0, found.stderr
+    assert 'N =    2: success not told by the environment, mean return -30.0' in found.stdout
+    row = json.loads(scores.read_text())['candidates']['2']
+    assert row['success'] is row['interval'] is None and row['returns'] == [-30.0]
 
 
 def test_messages_are_on_the_path_of_evaluation():

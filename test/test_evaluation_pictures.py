@@ -14,7 +14,7 @@ from idql_ros.camera import Camera, CameraError  # noqa: E402
 from idql_ros.policy import default_path, Policy  # noqa: E402
 from idql_ros.simulated_robot import plain_spec  # noqa: E402
 from matplotlib import image  # noqa: E402
-from training import evaluate, page  # noqa: E402
+from training import evaluate, evaluation_pictures, page  # noqa: E402
 from training.evaluation_pictures import draw_agreement, draw_calibration, film  # noqa: E402
 from training.evaluation_summary import calibrate, learned  # noqa: E402
 
@@ -48,6 +48,32 @@ def maze_of_chance():
     return OfChance(short_maze())
 
 
+def maze_without_a_number():
+    """Return the short maze with a reward that is none."""
+    class Without(gymnasium.Wrapper):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return observation, np.nan, *rest
+
+    return Without(short_maze())
+
+
+def maze_that_fails_at_a_reset():
+    """Return the short maze, which starts its second episode only once."""
+    class Failing(gymnasium.Wrapper):
+        def reset(self, *, seed, **rest):
+            if seed == 6:
+                raise ZeroDivisionError('no start\nthere')
+            return super().reset(seed=seed, **rest)
+
+    return Failing(short_maze())
+
+
+def maze_that_is_gone():
+    """Return no maze."""
+    raise RuntimeError('the licence is used up')
+
+
 def evaluated(maze, episodes=3, parallel=2):
     """Return a policy and its episodes in a maze of this module."""
     policy = Policy(default_path())
@@ -77,12 +103,35 @@ def test_episode_that_cannot_be_repeated_has_no_pictures_and_says_why(drawing):
     assert 'after 30 steps again, found' in strips[1].why_not
 
 
+def test_return_that_is_no_number_accuses_no_environment(drawing):
+    policy, episodes = evaluated('maze_without_a_number', episodes=1, parallel=1)
+    assert np.isnan(episodes[0].total_reward)
+    strips, why_not = film(f'{__name__}:maze_without_a_number', policy.spec, 5, {0: episodes[0]})
+    assert why_not == strips[0].why_not == '' and strips[0].content
+
+
+def test_what_an_environment_raises_costs_pictures_only(drawing):
+    policy, episodes = evaluated('short_maze', episodes=2, parallel=1)
+    name = f'{__name__}:maze_that_fails_at_a_reset'
+    strips, why_not = film(name, policy.spec, 5, dict(enumerate(episodes)))
+    assert list(strips) == [0]
+    assert why_not == f'environment {name}: ZeroDivisionError: no start there'
+
+
+def test_environment_that_is_made_no_second_time_costs_pictures_only():
+    robot = Policy(default_path()).spec
+    name = f'{__name__}:maze_that_is_gone'
+    strips, why_not = film(name, robot, 5, {0: episode([0.0], [0.0], False, False)})
+    assert strips == {} and why_not.endswith('the licence is used up')
+
+
 def episode(q, rewards, success, terminated):
     """Return an episode in which nothing is seen and nothing done."""
     n = len(q)
     return evaluate.RecordedEpisode(
         0.0, success, n, np.zeros((n, 1)), np.array(q, float), np.zeros((n, 1)),
-        np.array(rewards, float), terminated, np.zeros(1), np.zeros((0, 1)), np.zeros(n, int))
+        np.array(rewards, float), terminated, np.zeros(1), np.zeros((0, 1)), np.zeros(n, int),
+        success is not None)
 
 
 def test_environment_that_cannot_be_seen_says_why():
@@ -96,9 +145,25 @@ def test_environment_that_cannot_be_seen_says_why():
 @pytest.mark.parametrize('scaling', ['none', 'return_range'])
 def test_calibration_has_a_picture_on_every_scale(size, scaling):
     told = {'config': {'reward_scaling': scaling, 'idql': {'discount': 0.9}}}
-    episodes = [episode([size * k, np.nan], [size, -size], k % 2 == 0, k < 2) for k in range(4)]
-    found = page.plain(calibrate(episodes, learned(told), 2.0))
-    assert draw_calibration(found).startswith(PNG)
+    for successes in ((True, False), (None, None)):
+        episodes = [episode([size * k, np.nan], [size, -size], successes[k % 2], k < 2)
+                    for k in range(4)]
+        found = page.plain(calibrate(episodes, learned(told), 2.0))
+        assert draw_calibration(found).startswith(PNG)
+
+
+def test_calibration_is_drawn_as_q_over_the_return_with_crosses_for_what_is_not_compared(
+        monkeypatch):
+    monkeypatch.setattr(evaluation_pictures, 'png', lambda figure: figure)
+    told = {'config': {'idql': {'discount': 0.5}}}
+    episodes = [episode([5.0, 6.0], [1.0, 2.0], True, True), episode([7.0], [4.0], True, False)]
+    figure = draw_calibration(page.plain(calibrate(episodes, learned(told), 2.0)))
+    first, every = ([(drawn.get_label(), drawn.get_offsets().tolist())
+                     for drawn in axis.collections] for axis in figure.axes)
+    assert first == [('success', [[2.0, 5.0]]),
+                     ('success, cut off too early to compare', [[4.0, 7.0]])]
+    assert [offsets for _, offsets in every] == [[[2.0, 5.0], [2.0, 6.0]]]
+    assert {axis.get_xlabel() for axis in figure.axes} == {'discounted return obtained'}
 
 
 @pytest.mark.filterwarnings('error')

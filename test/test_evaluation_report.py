@@ -14,7 +14,7 @@ pytest.importorskip('minari', reason='minari is not installed')
 pytest.importorskip('tyro', reason='tyro is not installed')
 from idql_ros.policy import Decision  # noqa: E402
 from idql_ros.simulated_robot import plain_spec  # noqa: E402
-from training import evaluation_report  # noqa: E402
+from training import evaluation_pictures, evaluation_report, evaluation_summary  # noqa: E402
 from training.evaluate import RecordedEpisode, summarise  # noqa: E402
 from training.evaluation_agreement import Recorded  # noqa: E402
 
@@ -43,40 +43,45 @@ class Page(HTMLParser):
 
 
 def policy(provenance):
-    """Return what a page asks of a policy file."""
+    """Return what a page asks of a policy file, which keeps what it was asked."""
     spec = plain_spec(ENVIRONMENT)
+    asked = []
 
     def decide_batch(observations, ticks_ns, seed, candidates, **settings):
+        asked.append((len(observations), seed, candidates, settings))
         drawn = np.zeros((candidates, 1), np.float32)
         return [Decision(drawn[0], 0.0, 0.0, drawn, np.zeros(candidates)) for _ in ticks_ns]
 
     return SimpleNamespace(
-        path=SimpleNamespace(name='p.onnx'), spec=spec, provenance=provenance, candidates=4,
-        provider='CPU', decide_batch=decide_batch,
+        asked=asked, path=SimpleNamespace(name='p.onnx'), spec=spec, provenance=provenance,
+        candidates=4, provider='CPU', decide_batch=decide_batch,
         decide=lambda observation, tick_ns, *rest, **settings: decide_batch(
             [observation], [tick_ns], *rest, **settings)[0])
 
 
-def episodes(count=12, rows=5):
+def episodes(count=12, rows=5, told=True):
     """Return episodes of the pendulum, as far as a page looks at them."""
     rng = np.random.default_rng(0)
     return [RecordedEpisode(
         -float(k), False, rows, rng.normal(size=(rows, 3)), rng.normal(size=rows),
         np.zeros((rows, 1), np.float32), rng.normal(size=rows), False, np.zeros(3),
-        np.zeros((0, 3)), np.zeros(rows, int)) for k in range(count)]
+        np.zeros((0, 3)), np.zeros(rows, int), told) for k in range(count)]
 
 
-def write(folder, provenance=None, name=ENVIRONMENT, rows=None, recorded=None, warning=None):
+def write(folder, provenance=None, name=ENVIRONMENT, rows=None, recorded=None, warning=None,
+          opened=None):
     """Write a page; return its content, what a browser makes of it, and its JSON."""
     results = {n: episodes() if rows is None else rows for n in (1, 4)}
+    untold = {} if results[4][0].success_told else {'success': None, 'interval': None}
     scores = {
         'policy': f'{EVIL}/p.onnx', 'sha256': 'ab' * 32, 'environment': ENVIRONMENT,
         'environment_id': name, 'warning': warning, 'episodes': len(results[4]), 'seed': 7,
         'extraction': 'greedy', 'softmax_temperature': 1.0, 'sampling_temperature': 1.0,
-        'parallel': 4, 'candidates': {n: summarise(found) for n, found in results.items()}}
+        'parallel': 4, 'candidates': {
+            n: summarise(found) | untold for n, found in results.items()}}
     target = folder / 'page.html'
     evaluation_report.write(
-        target, scores, policy(KNOWN if provenance is None else provenance), results,
+        target, scores, opened or policy(KNOWN if provenance is None else provenance), results,
         {'extraction': 'greedy'}, recorded)
     content = target.read_text()
     return content, Page(content), json.loads(
@@ -100,7 +105,7 @@ def test_page_needs_nothing_from_elsewhere_and_tells_what_the_json_tells(tmp_pat
         assert kind == 'data:image/png;base64'
         assert base64.b64decode(data, validate=True).startswith(b'\x89PNG')
     words = ' '.join(page.words)
-    for expected in ('p.onnx in Pendulum-v1', 'another version', 'ab' * 32, 'No episode was a',
+    for expected in ('p.onnx in Pendulum-v1', 'another version', 'ab' * 32,
                      'discount 0.9 a decision', 'the data that the file was trained on',
                      'action', 'config.idql.discount', 'No pictures: environment'):
         assert expected in words
@@ -112,6 +117,52 @@ def test_page_needs_nothing_from_elsewhere_and_tells_what_the_json_tells(tmp_pat
     assert numbers['worst'][0]['first_q'] == pytest.approx(episodes()[11].q[0])
     assert numbers['agreement']['dimensions'][0]['chosen']['mean'] == 1
     assert numbers['latency']['decisions'] == 60
+
+
+def test_agreement_and_latency_are_of_the_largest_n_with_the_settings_of_the_scoring(tmp_path):
+    opened = policy(KNOWN)
+    _, _, numbers = write(tmp_path, recorded=recorded(), opened=opened)
+    assert numbers['detailed'] == 4 and numbers['agreement']['compared'] == 9
+    settings = {'extraction': 'greedy'}
+    one, all_recorded = (1, 7, 4, settings), (9, 7, 4, settings)
+    assert opened.asked == [one] * (60 + evaluation_summary.UNTIMED) + [all_recorded]
+
+
+def test_pictures_are_of_the_worst_episodes(tmp_path, monkeypatch):
+    filmed = []
+
+    def film(environment, spec, seed, chosen):
+        filmed.append((environment, seed, {k: e.total_reward for k, e in chosen.items()}))
+        return evaluation_pictures_film(environment, spec, seed, chosen)
+
+    evaluation_pictures_film = evaluation_pictures.film
+    monkeypatch.setattr(evaluation_pictures, 'film', film)
+    _, _, numbers = write(tmp_path)
+    assert filmed == [
+        (ENVIRONMENT, 7, {row['episode']: row['return'] for row in numbers['worst']})]
+    assert list(filmed[0][2]) == [row['episode'] for row in numbers['worst']]
+
+
+def test_success_that_the_environment_does_not_tell_is_not_told(tmp_path):
+    _, page, numbers = write(tmp_path, rows=episodes(told=False))
+    words = ' '.join(page.words)
+    assert 'success not told by the environment, mean return' in words
+    assert 'does not tell success' in words and '0.00' not in words
+    assert numbers['candidates']['4']['success'] is None
+    assert {row['success'] for row in numbers['worst']} == {None}
+    _, page, _ = write(tmp_path, rows=episodes())
+    assert 'not tell success' not in ' '.join(page.words)
+    assert 'success 0.00 [0.00, ' in ' '.join(page.words)
+
+
+def test_page_says_how_many_episodes_were_cut_off_too_early_to_compare(tmp_path):
+    # 0.9 to the power of 5 decisions is more than 5 %.
+    _, page, numbers = write(tmp_path)
+    assert numbers['calibration']['too_early'] == [True] * 12
+    assert numbers['calibration']['first']['compared'] == 0
+    assert 'the first decision of 12 episodes is not, and is a cross' in ' '.join(page.words)
+    assert 'left out at the first' not in ' '.join(page.words)
+    assert len(page.pictures) == 2  # histograms and the crosses
 
 
 def test_without_a_dataset_the_page_says_how_to_give_one(tmp_path):
@@ -147,7 +198,7 @@ def test_any_provenance_has_a_page_of_bounded_size(tmp_path, provenance):
 def test_any_returns_have_a_page(tmp_path, value):
     rows = [RecordedEpisode(
         value, False, 1, np.full((1, 3), np.nan), np.full(1, value), np.zeros((1, 1)),
-        np.full(1, value), True, np.zeros(3), np.zeros((0, 3)), np.zeros(1, int))] * 2
+        np.full(1, value), True, np.zeros(3), np.zeros((0, 3)), np.zeros(1, int), True)] * 2
     _, page, numbers = write(tmp_path, rows=rows)
     assert numbers['latency']['p99_ms'] is None
     assert 'The worst 2 episodes' in ' '.join(page.words)

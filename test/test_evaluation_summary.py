@@ -28,7 +28,8 @@ def provenance(task=None, **config):
         'reward_scaling': 'none', 'reward_shift': 0.0, 'idql': {'discount': 0.5}, **config}}
 
 
-def episode(rewards, q=None, *, places=None, terminated=True, success=True, between=None):
+def episode(rewards, q=None, *, places=None, terminated=True, success=True, between=None,
+            told=True):
     """Return an episode of one observed and one commanded number."""
     n = len(rewards)
     with np.errstate(over='ignore', invalid='ignore'):
@@ -39,7 +40,7 @@ def episode(rewards, q=None, *, places=None, terminated=True, success=True, betw
         np.zeros(n) if q is None else np.array(q, float), np.zeros((n, 1), np.float32),
         np.array(rewards, float), terminated, places[-1:], np.zeros((0, 1)) if between is None
         else np.array(between, float)[:, None],
-        np.zeros(n, int) if between is None else np.array([len(between), *[0] * (n - 1)]))
+        np.zeros(n, int) if between is None else np.array([len(between), *[0] * (n - 1)]), told)
 
 
 def to_go(given, of):
@@ -53,6 +54,35 @@ def test_returns_are_discounted_by_decision_and_scaled_and_shifted_as_in_trainin
     scaled = provenance(reward_scaling='return_range', reward_shift=-1.0) | {'reward_scale': 10.0}
     returns, cut_off = to_go(episode([1.0, 2.0], terminated=False), scaled)
     assert returns.tolist() == [9 + 0.5 * 19, 19] and cut_off
+    nothing, _ = to_go(episode([1.0, 2.0]), scaled | {'reward_scale': 0.0})
+    assert nothing.tolist() == [-1.5, -1.0]
+
+
+def finetuned(*factors):
+    """Return what a provenance tells of finetuning with these factors of the rewards."""
+    return {'finetuned': [{'config': {'reward_factor': factor}} for factor in factors]}
+
+
+def test_environments_reward_is_multiplied_as_in_finetuning():
+    scaled = provenance(reward_scaling='return_range') | {'reward_scale': 10.0}
+    for factors in ((0.5,), (0.5, 0.5)):
+        of = scaled | finetuned(*factors)
+        assert to_go(episode([1.0, 2.0]), of)[0].tolist() == [5 + 0.5 * 10, 10]
+        assert 'finetuned with reward_factor 0.5' in learned(of).rewards
+    # The task of the data is in the data's unit.
+    assert learned(scaled | provenance(GOAL) | finetuned(0.5)).scale == 1
+    # What was learned is a mixture.
+    for factors, words in (((0.5, 2), '0.5, 2'), (('0.5',), '?')):
+        of = learned(scaled | finetuned(*factors))
+        assert of.scale is None and of.rewards.endswith(f'reward_factor {words}')
+    unknown = provenance(reward_scaling='return_range') | finetuned(0.5)
+    assert learned(unknown).scale is None
+
+
+@pytest.mark.parametrize('broken', [3, [3], {'config': 1}, [{'config': 3}]])
+def test_finetuning_that_a_file_does_not_tell_rightly_gives_no_scale_or_none_at_all(broken):
+    expected = None if isinstance(broken, list) else 1.0
+    assert learned(provenance() | {'finetuned': broken}).scale == expected
 
 
 def test_episode_is_judged_by_the_task_of_the_data_and_not_by_the_environment():
@@ -117,6 +147,8 @@ def test_bias_and_correlation_are_those_of_the_first_decisions():
     assert found['first']['mean_bias'] == pytest.approx(2.0)
     assert found['first']['correlation'] == pytest.approx(1.0)
     assert found['every']['compared'] == 10
+    assert found['every']['predicted'].tolist() == [v for k in range(5) for v in (k + 3.0, 2.0)]
+    assert found['every']['obtained'].tolist() == [v for k in range(5) for v in (k + 1.0, 2.0)]
     assert found['every']['mean_bias'] == pytest.approx(1.0)
 
 
@@ -145,12 +177,35 @@ def test_an_episode_that_was_cut_off_is_counted():
     assert found['cut_off'] == [False, True, True] and found['longest_cut_off'] == 3
 
 
-def test_returns_that_a_cut_left_half_are_compared_at_the_first_decisions_only():
+def test_returns_that_a_cut_left_half_are_not_compared():
     cut = episode([1.0] * 7, terminated=False)
-    found = summary.calibrate([cut, episode([1.0] * 2)], learned(provenance()), 2.0)
-    assert found['first']['compared'] == 2
+    short = episode([1.0] * 4, terminated=False)
+    found = summary.calibrate([cut, short, episode([1.0] * 2)], learned(provenance()), 2.0)
     # 0.5 to the power of 7, 6 and 5 is less than 0.05, and that of 4 is not.
     assert found['every']['compared'] == 3 + 2
+    assert found['first']['compared'] == 2 and found['too_early'] == [False, True, False]
+    assert len(found['first']['obtained']) == 3  # all are drawn
+
+
+def test_a_critic_that_is_right_has_no_bias_where_episodes_were_cut_off():
+    of = provenance() | {'config': {'idql': {'discount': 0.99}}}
+    endless = -1 / (1 - 0.99)  # -1 a decision for ever
+    ending = [-(1 - 0.99 ** k) / (1 - 0.99) for k in range(20, 0, -1)]
+    given = [*[episode([-1.0] * 100, q=[endless] * 100, terminated=False)] * 5,
+             *[episode([-1.0] * 20, q=ending)] * 3]
+    found = summary.calibrate(given, learned(of), 2.0)
+    for key, compared in (('first', 3), ('every', 60)):
+        assert found[key]['compared'] == compared
+        assert found[key]['mean_bias'] == pytest.approx(0, abs=1e-9)
+
+
+def test_success_is_not_made_up_where_the_environment_tells_none():
+    given = [episode([1.0], success=False, told=told) for told in (False, False)]
+    assert summary.calibrate(given, learned(provenance()), 2.0)['success'] == [None, None]
+    # It may tell only what succeeds.
+    given.append(episode([1.0], success=True))
+    assert summary.calibrate(
+        given, learned(provenance()), 2.0)['success'] == [False, False, True]
 
 
 def test_worst_are_those_that_failed_and_then_those_of_the_lowest_return():
@@ -171,8 +226,8 @@ def test_decisions_are_timed_one_at_a_time_where_there_is_an_observation(monkeyp
 
     monkeypatch.setattr(policy, 'decide', decide)
     size = policy.spec.observation_size
-    blind = evaluate.RecordedEpisode(0.0, False, 1, np.full((1, size), np.nan), *[np.zeros(1)] * 7)
-    seeing = evaluate.RecordedEpisode(0.0, False, 30, np.ones((30, size)), *[np.zeros(1)] * 7)
+    blind = evaluate.RecordedEpisode(0.0, False, 1, np.full((1, size), np.nan), *[np.zeros(1)] * 8)
+    seeing = evaluate.RecordedEpisode(0.0, False, 30, np.ones((30, size)), *[np.zeros(1)] * 8)
     found = summary.time_decisions(
         policy, [blind, seeing, blind], 0, 4, {'extraction': 'greedy'})
     assert found['decisions'] == 30 and found['provider'] == policy.provider

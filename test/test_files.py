@@ -1,10 +1,11 @@
 """Files that are whole or not there."""
 
 import errno
+from pathlib import Path
 import resource
 
 import pytest
-from training.files import write_whole
+from training.files import check_writable, write_all, write_whole
 
 
 def test_what_is_written_is_read_and_nothing_else_lies_beside_it(tmp_path):
@@ -40,6 +41,26 @@ def test_what_a_killed_process_left_is_written_over(tmp_path):
 
 def test_a_folder_in_its_place_stays(tmp_path):
     (tmp_path / 'a.json' / 'kept').mkdir(parents=True)
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(IsADirectoryError, match='a.json: expected a file or nothing, found a fol'):
         write_whole(tmp_path / 'a.json', b'whole')
     assert [path.name for path in tmp_path.rglob('*')] == ['a.json', 'kept']
+
+
+def test_of_files_that_belong_together_none_is_replaced_where_one_cannot_be(tmp_path):
+    first, second = tmp_path / 'a.html', tmp_path / 'a.json'
+    first.write_bytes(b'old')
+    second.mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_all({first: b'new', second: b'new'})
+    assert first.read_bytes() == b'old' and sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_what_cannot_be_written_is_found_out_before_and_what_is_there_stays(tmp_path):
+    (tmp_path / 'there').write_bytes(b'old')
+    check_writable(tmp_path / 'there')
+    check_writable(tmp_path / 'new')
+    with pytest.raises(OSError, match='/proc/a: expected a place for a file'):
+        check_writable(Path('/proc/a'))
+    with pytest.raises(IsADirectoryError):
+        check_writable(tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b'old']

@@ -24,16 +24,18 @@ def test_table_without_a_head_has_no_row_for_it():
     assert page.table(('', 'x'), [('a', 'b')]).count('<th>') == 2
 
 
-def test_page_and_numbers_are_written_both_or_neither(tmp_path):
+def test_where_page_or_numbers_cannot_be_written_both_stay_as_they_were(tmp_path):
     page.write(tmp_path / 'a.html', 'a', [], {'x': 1})
     assert sorted(p.name for p in tmp_path.iterdir()) == ['a.html', 'a.json']
     before = (tmp_path / 'a.html').read_bytes()
     with pytest.raises(ValueError, match='JSON compliant'):
         page.write(tmp_path / 'a.html', 'b', [], {'x': float('nan')})
     (tmp_path / 'there.json').mkdir()
+    (tmp_path / 'there.html').write_text('old')
     with pytest.raises(OSError):
         page.write(tmp_path / 'there.html', 'c', [], {})
     assert (tmp_path / 'a.html').read_bytes() == before
+    assert (tmp_path / 'there.html').read_text() == 'old'
     assert not list(tmp_path.glob('.*'))
 
 

@@ -7,9 +7,10 @@ inference decides for all of them. Needs neither torch nor a dataset. With --rep
 more than the score (`training/evaluation_report.py`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 import json
 import math
 import multiprocessing
@@ -32,7 +33,7 @@ from idql_ros.spec import Spec
 import numpy as np
 from tqdm import tqdm
 from training import workers
-from training.files import write_whole
+from training.files import check_writable, write_whole
 import tyro
 
 
@@ -57,6 +58,7 @@ class RecordedEpisode(EpisodeResult):
     last: np.ndarray  # (O,) what was observed at the end; nan where that is not valid
     between: np.ndarray  # (M, O) what was observed strictly between two ticks, oldest first
     counts: np.ndarray  # (ticks,) how many rows of `between` belong to each tick; sum M
+    success_told: bool  # whether the environment said if it was a success
 
 
 # (observation (O,), tick in ns) -> the decision at a tick.
@@ -107,7 +109,8 @@ def run_episode(robot: SimulatedRobot, episode: int, decide: Decide) -> Recorded
         robot.total_reward, robot.success, robot.length, np.stack(observations), np.array(q),
         np.stack(actions), np.diff([*earned, robot.total_reward]), robot.terminated,
         nothing if last is None else last,
-        np.array(between, np.float32).reshape(-1, spec.observation_size), np.array(counts))
+        np.array(between, np.float32).reshape(-1, spec.observation_size), np.array(counts),
+        robot.success_told)
 
 
 def tick_time(spec: Spec, observer: Observer, time_ns: int) -> int:
@@ -345,6 +348,19 @@ def summarise(results: list[EpisodeResult]) -> dict[str, Any]:
             'lengths': [result.length for result in results]}
 
 
+def success_told(results: Iterable[RecordedEpisode]) -> bool:
+    """Return whether the environment tells success: some do so only of what succeeds."""
+    return any(result.success_told for result in results)
+
+
+def success_words(row: dict[str, Any]) -> str:
+    """Return the success with its interval, of a row of scores, in words."""
+    if row['success'] is None:
+        return 'success not told by the environment'
+    low, high = row['interval']
+    return f'success {row["success"]:.2f} [{low:.2f}, {high:.2f}]'
+
+
 def main(
     policy: tyro.conf.Positional[Path],
     /,
@@ -384,13 +400,13 @@ def main(
         dataset: For the report: recorded decisions to compare with; a name as in training.
         root: Folder of the dataset; none: where Minari or ogbench look.
     """
-    for path in filter(None, (json_file, report)):
-        if not path.parent.is_dir():
-            raise SimulationError(f'{path}: expected an existing folder to write to')
     if report is not None and report.suffix != '.html':
         raise SimulationError(f'{report}: expected a page with a name that ends in .html')
     if report is None and not (dataset is root is None):
         raise SimulationError('dataset, root: expected with --report, which compares with it')
+    if root is not None and dataset is None:
+        raise SimulationError(f'root: expected with --dataset, which lies in it, found {root}')
+    _check_targets(json_file, report)
     if episodes < 1 or not all(1 <= n <= MAX_CANDIDATES for n in candidates):
         raise SimulationError(f'expected 1 episode or more and 1 to {MAX_CANDIDATES} candidates, '
                               f'found {episodes} and {candidates}')
@@ -417,14 +433,14 @@ def main(
     results = {n: evaluate(
         opened, environment, episodes, seed, n, f'N = {n}', extraction, softmax_temperature,
         sampling_temperature, parallel) for n in candidates or sorted({1, opened.candidates})}
-    rows = {n: summarise(found) for n, found in results.items()}
+    unknown = {} if success_told(chain(*results.values())) else {'success': None, 'interval': None}
+    rows = {n: summarise(found) | unknown for n, found in results.items()}
     print(f'{policy} in {environment}, {episodes} episodes from seed {seed}, extraction '
           f'{extraction}, softmax temperature {softmax_temperature:g}, sampling temperature '
           f'{sampling_temperature:g}, {parallel} at a time')
     for n, row in rows.items():
-        low, high = row['interval']
-        print(f'N = {n:4d}: success {row["success"]:.2f} [{low:.2f}, {high:.2f}], '
-              f'mean return {row["mean_return"]:.1f} in {scored_in}')
+        print(f'N = {n:4d}: {success_words(row)}, mean return {row["mean_return"]:.1f} '
+              f'in {scored_in}')
     if warning is not None:
         print(f'warning: {warning}')
     scores = {
@@ -441,6 +457,21 @@ def main(
                 'extraction': extraction, 'temperature': softmax_temperature,
                 'sampling_temperature': sampling_temperature}, recorded)
         print(f'report: {report}')
+
+
+def _check_targets(json_file: Path | None, report: Path | None) -> None:
+    """Find out before hours of scoring what could not be written after them."""
+    paths = [] if json_file is None else [json_file]
+    if report is not None:
+        paths += [report, report.with_suffix('.json')]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise SimulationError(
+            f'{json_file}: expected another name than those of the report, {report} and the '
+            'numbers beside it (.json)')
+    for path in paths:
+        if not path.parent.is_dir():
+            raise SimulationError(f'{path}: expected an existing folder to write to')
+        check_writable(path)
 
 
 def environment_of(policy: Policy) -> str:

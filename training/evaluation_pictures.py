@@ -1,11 +1,12 @@
 """Pictures of an evaluation: its figures as PNG, and episodes that are repeated to be seen."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 import io
 from typing import Any, NamedTuple
 
 from idql_ros.camera import Camera, CameraError
-from idql_ros.environments import make
+from idql_ros.environments import make, SimulationError
 from idql_ros.simulated_robot import SimulatedRobot
 from idql_ros.spec import Spec
 from matplotlib import image
@@ -17,6 +18,7 @@ from training.bag_summary import evenly
 from training.distribution import LARGEST
 from training.evaluate import RecordedEpisode
 from training.figures import literal, png
+from training.wording import cut
 
 # Pictures of an episode, its first and its last moment among them.
 _FRAMES = 6
@@ -52,21 +54,25 @@ def film(
     Returns:
         Number -> its pictures; and why there are none of the others, empty where there are.
     """
-    robot = SimulatedRobot(make(environment), spec, seed)
     strips: dict[int, Strip] = {}
-    camera = None
     try:
-        for number, episode in tqdm(
-                episodes.items(), desc='pictures', unit='episode', dynamic_ncols=True):
-            robot.reset(number)  # some environments have nothing to be seen before
-            camera = camera or Camera(robot.env)
-            strips[number] = _repeat(robot, episode, camera)
-    except CameraError as error:
+        with ExitStack() as opened:
+            env = make(environment)
+            opened.callback(env.close)
+            robot = SimulatedRobot(env, spec, seed)
+            camera = None
+            for number, episode in tqdm(
+                    episodes.items(), desc='pictures', unit='episode', dynamic_ncols=True):
+                robot.reset(number)  # some environments have nothing to be seen before
+                if camera is None:
+                    camera = Camera(env)
+                    opened.callback(camera.close)
+                strips[number] = _repeat(robot, episode, camera)
+    except (CameraError, SimulationError) as error:
         return strips, str(error)
-    finally:
-        if camera is not None:
-            camera.close()
-        robot.env.close()
+    # Whatever another's environment raises: hours of scoring are not lost for some pictures.
+    except Exception as error:
+        return strips, cut(f'environment {environment}: {type(error).__name__}: {error}', 300)
     return strips, ''
 
 
@@ -84,7 +90,9 @@ def _repeat(robot: SimulatedRobot, episode: RecordedEpisode, camera: Camera) -> 
         if robot.over or action is None:
             break
         robot.advance(action)
-    if (robot.length, robot.total_reward) != (episode.length, episode.total_reward):
+    # A return that is not a number is repeated by one.
+    if not np.array_equal((robot.length, robot.total_reward),
+                          (episode.length, episode.total_reward), equal_nan=True):
         return Strip(b'', [], (
             f'expected the return {episode.total_reward:.6g} after {episode.length} steps again, '
             f'found {robot.total_reward:.6g} after {robot.length}: something in the environment '
@@ -114,16 +122,18 @@ def draw_calibration(calibration: Mapping[str, Any]) -> bytes:
     """
     figure = Figure(figsize=(9, 4.2), layout='constrained')
     first, every = figure.subplots(1, 2)
-    success, cut_off = (np.array(calibration[key]) for key in ('success', 'cut_off'))
-    for chosen, marker, color, name in (
-            (success & ~cut_off, 'o', 'tab:blue', 'success'),
-            (~success & ~cut_off, 'o', 'tab:orange', 'no success'),
-            (success & cut_off, 'x', 'tab:blue', 'success, cut off'),
-            (~success & cut_off, 'x', 'tab:orange', 'no success, cut off')):
-        if chosen.any():
-            first.scatter(
-                *(_drawn(calibration['first'][key])[chosen] for key in ('obtained', 'predicted')),
-                s=18, marker=marker, color=color, alpha=0.7, label=name)
+    for success, color, name in ((True, 'tab:blue', 'success'),
+                                 (False, 'tab:orange', 'no success'),
+                                 (None, 'tab:blue', 'episode')):
+        for too_early, marker, remark in (
+                (False, 'o', ''), (True, 'x', ', cut off too early to compare')):
+            chosen = [pair == (success, too_early) for pair in zip(
+                calibration['success'], calibration['too_early'], strict=True)]
+            if any(chosen):
+                first.scatter(
+                    *(_drawn(calibration['first'][key])[chosen]
+                      for key in ('obtained', 'predicted')),
+                    s=18, marker=marker, color=color, alpha=0.7, label=f'{name}{remark}')
     every.scatter(*(_drawn(calibration['every'][key]) for key in ('obtained', 'predicted')),
                   s=5, color='tab:blue', alpha=0.3, lw=0)
     if not calibration['every']['compared']:

@@ -7,7 +7,7 @@ from typing import Any
 
 from idql_ros.policy import Policy
 from training import evaluation_agreement, evaluation_pictures, evaluation_summary, page
-from training.evaluate import RecordedEpisode
+from training.evaluate import RecordedEpisode, success_words
 from training.evaluation_agreement import Recorded
 from training.evaluation_pictures import Strip
 from training.figures import draw_histograms
@@ -63,8 +63,7 @@ def _parts(summary: dict[str, Any], strips: Mapping[int, Strip], why_not: str) -
 
 def _headline(summary: dict[str, Any]) -> str:
     score = summary['candidates'][str(summary['detailed'])]
-    low, high = score['interval']
-    return (f'N = {summary["detailed"]}: success {score["success"]:.2f} [{low:.2f}, {high:.2f}], '
+    return (f'N = {summary["detailed"]}: {success_words(score)}, '
             f'mean return {number(score["mean_return"])}, in '
             f'{counted(summary["episodes"], "episode")}.')
 
@@ -73,9 +72,9 @@ def _score_parts(summary: dict[str, Any]) -> list[str]:
     rows, histograms, widths = [], [], ('low', 'p5', 'median', 'mean', 'p95', 'high')
     spreads = []
     for n, score in summary['candidates'].items():
-        low, high = score['interval']
-        rows.append((n, f'{score["success"]:.3f}', f'{low:.3f} to {high:.3f}',
-                     str(summary['episodes']), number(score['mean_return'])))
+        success = (('not told', '') if score['success'] is None else
+                   (f'{score["success"]:.3f}', '{:.3f} to {:.3f}'.format(*score['interval'])))
+        rows.append((n, *success, str(summary['episodes']), number(score['mean_return'])))
         for key, unit in (('return', '1'), ('length', 'steps')):
             spread = summary['distributions'][n][key]
             if spread is not None:
@@ -84,10 +83,9 @@ def _score_parts(summary: dict[str, Any]) -> list[str]:
                 histograms.append({'name': name, 'unit': unit, 'limits': None, **spread})
     parts = [page.heading(2, 'Score'), page.table(
         ('N', 'success', '95 % interval (Wilson)', 'episodes', 'mean return'), rows)]
-    if not any(score['success'] for score in summary['candidates'].values()):
+    if any(score['success'] is None for score in summary['candidates'].values()):
         parts.append(page.paragraph(
-            'No episode was a success. An environment that tells none (info["success"]) is '
-            'judged by its return alone.'))
+            'The environment does not tell success (info["success"]): its return alone counts.'))
     settings = (f'{summary["extraction"]}, softmax temperature '
                 f'{summary["softmax_temperature"]:g}, sampling temperature '
                 f'{summary["sampling_temperature"]:g}')
@@ -122,7 +120,7 @@ def _calibration_parts(summary: dict[str, Any]) -> list[str]:
           number(row['mean_obtained']), number(row['mean_bias']), number(row['correlation']))
          for name, row in (('first decisions', first), ('all decisions', every))]))
     parts += [page.paragraph(sentence) for sentence in _calibration_remarks(found)]
-    if first['compared'] or every['compared']:
+    if first['compared'] or every['compared'] or any(found['too_early']):
         parts.append(page.picture(
             evaluation_pictures.draw_calibration(found), 'Q over the return obtained'))
     return parts
@@ -131,9 +129,10 @@ def _calibration_parts(summary: dict[str, Any]) -> list[str]:
 def _calibration_remarks(found: dict[str, Any]) -> Iterator[str]:
     """Yield what has to be known to read the numbers."""
     if found['scale'] is None:
-        yield ('The file tells that rewards were scaled to a range of returns, and not by which '
-               'factor: Q and returns have different units, and only their correlation counts.')
-    left_out = len(found['first']['predicted']) - found['first']['compared']
+        yield ('By which one factor rewards were scaled in training the file does not tell: Q and '
+               'returns have different units, and only their correlation counts.')
+    too_early = sum(found['too_early'])
+    left_out = len(found['too_early']) - too_early - found['first']['compared']
     if left_out:
         yield (f'{counted(left_out, "episode")} left out at the first decision: Q or the return '
                'is not a finite number, or the guard let no action pass.')
@@ -142,9 +141,10 @@ def _calibration_remarks(found: dict[str, Any]) -> Iterator[str]:
         yield (f'{counted(sum(found["cut_off"]), "episode")} cut off before an end that the '
                'critic knows: what would have followed counts as nothing, though Q includes it. '
                f'In the longest of them, {counted(found["longest_cut_off"], "decision")}, a '
-               f'reward after the cut would weigh {percent(weight)} at the first decision. Among '
-               'all decisions those of them count at which it would weigh less than '
-               f'{percent(evaluation_summary.CUT_WEIGHT)}.')
+               f'reward after the cut would weigh {percent(weight)} at the first decision. Of '
+               'them only those decisions are compared at which it would weigh less than '
+               f'{percent(evaluation_summary.CUT_WEIGHT)}; the first decision of '
+               f'{counted(too_early, "episode")} is not, and is a cross in the picture.')
 
 
 def _agreement_parts(summary: dict[str, Any]) -> list[str]:
@@ -207,12 +207,13 @@ def _worst_parts(
         page.table(
             ('episode', 'seed of its start', 'success', 'return', 'steps', 'ended by',
              'Q of the first action'),
-            [(str(row['episode']), str(row['seed']), 'yes' if row['success'] else 'no',
+            [(str(row['episode']), str(row['seed']),
+              {True: 'yes', False: 'no', None: 'not told'}[row['success']],
               number(row['return']), str(row['length']),
               'the environment' if row['terminated'] else 'its limit of steps',
               number(row['first_q'])) for row in worst])]
     if why_not:
-        parts.append(page.paragraph(f'No pictures: {why_not}.'))
+        parts.append(page.paragraph(f'No {"other " if strips else ""}pictures: {why_not}.'))
     for row in worst:
         strip = strips.get(row['episode'])
         if strip is None:

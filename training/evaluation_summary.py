@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 from training.bag_summary import evenly
 from training.distribution import LARGEST, spread
-from training.evaluate import RecordedEpisode
+from training.evaluate import RecordedEpisode, success_told
 from training.rewards import RewardError, Steps, Task
 from training.wording import cut
 
@@ -24,8 +24,8 @@ WORST = 10
 TIMED = 1000
 TIMED_S = 30.0
 UNTIMED = 10
-# Of an episode that was cut off only those decisions are compared, beside the first, at which a
-# reward after the cut would weigh less.
+# Of an episode that was cut off only those decisions are compared at which a reward after the cut
+# would weigh less.
 CUT_WEIGHT = 0.05
 # Decisions in the second picture of the calibration.
 _DRAWN = 2000
@@ -52,9 +52,23 @@ def learned(provenance: Mapping[str, Any]) -> Learned:
     task, rewards = _task(_mapping(provenance.get('dataset_metadata')).get('task'))
     scale = (1.0 if config.get('reward_scaling', 'none') == 'none'
              else _number(provenance.get('reward_scale')))
+    factors = _factors(provenance)
+    if task is None and factors:
+        named = ', '.join('?' if factor is None else f'{factor:g}' for factor in factors)
+        rewards += f'; finetuned with reward_factor {cut(named, 100)}'
+        known = len(factors) == 1 and factors[0] is not None and scale is not None
+        scale = scale * factors[0] if known else None
     return Learned(
         discount if discount is not None and 0 <= discount <= 1 else None, task, scale,
         _number(config.get('reward_shift')) or 0.0, rewards)
+
+
+def _factors(provenance: Mapping[str, Any]) -> list[float | None]:
+    """Return by what finetuning multiplied an environment's rewards: each once, None: not told."""
+    finetuned = provenance.get('finetuned')
+    return list(dict.fromkeys(
+        _number(_mapping(_mapping(run).get('config')).get('reward_factor'))
+        for run in (finetuned if isinstance(finetuned, list) else ())))
 
 
 def _task(text: Any) -> tuple[Task | None, str]:
@@ -111,10 +125,11 @@ def returns_to_go(
         if ended:
             rewards = rewards[:terminals.argmax() + 1]
     to_go = np.empty(len(rewards))
+    scale = 1.0 if of.scale is None else of.scale
     later = 0.0
     with np.errstate(over='ignore', invalid='ignore'):  # what is not finite is left out later
         for k in reversed(range(len(rewards))):
-            later = (of.scale or 1.0) * rewards[k] + of.shift + of.discount * later
+            later = scale * rewards[k] + of.shift + of.discount * later
             to_go[k] = later
     return to_go, not ended
 
@@ -143,16 +158,22 @@ def calibrate(
     except (RewardError, OverflowError) as error:
         return found | {'why_not': f'the task of the data does not fit: {error}'}
     cut_off = [cut for _, _, cut in pairs]
-    first = _compared(np.array([[q[0], to_go[0]] for q, to_go, _ in pairs]), of)
+    whole = [_whole(len(to_go), cut, of.discount) for _, to_go, cut in pairs]
+    first = np.array([[q[0], to_go[0]] for q, to_go, _ in pairs])
     every = np.concatenate([
-        np.column_stack([q[:len(to_go)], to_go])[:_whole(len(to_go), cut, of.discount)]
-        for q, to_go, cut in pairs])
+        np.column_stack([q[:count], to_go[:count]])
+        for (q, to_go, _), count in zip(pairs, whole, strict=True)])
     drawn = every[evenly(len(every), _DRAWN)]
+    told = success_told(episodes)
     return found | {
-        'cut_off': cut_off, 'success': [episode.success for episode in episodes],
+        'cut_off': cut_off, 'too_early': [count == 0 for count in whole],
+        'success': [episode.success if told else None for episode in episodes],
         'longest_cut_off': max(
             (len(to_go) for _, to_go, cut in pairs if cut), default=None),
-        'first': first, 'every': _compared(every, of) | {
+        # All are drawn; compared are those whose return is known.
+        'first': _compared(first[np.array(whole) > 0], of) | {
+            'predicted': first[:, 0], 'obtained': first[:, 1]},
+        'every': _compared(every, of) | {
             'predicted': drawn[:, 0], 'obtained': drawn[:, 1]}}
 
 
@@ -168,7 +189,7 @@ def _compared(pairs: np.ndarray, of: Learned) -> dict[str, Any]:
     known = pairs[(np.abs(pairs) <= LARGEST).all(1)]
     varied = len(known) > 1 and (np.ptp(known, axis=0) > 1e-9 * np.abs(known).max(0)).all()
     return {
-        'predicted': pairs[:, 0], 'obtained': pairs[:, 1], 'compared': len(known),
+        'compared': len(known),
         'correlation': float(np.corrcoef(known.T)[0, 1]) if varied else None,
         'mean_predicted': known[:, 0].mean() if len(known) else None,
         'mean_obtained': known[:, 1].mean() if len(known) else None,
@@ -236,6 +257,7 @@ def summarise(
     """
     detailed = max(results)
     episodes = results[detailed]
+    told = success_told(episodes)
     spec: Spec = policy.spec
     return scores | {
         'robot': spec.name, 'rate_hz': spec.rate, 'proposed_candidates': policy.candidates,
@@ -250,7 +272,8 @@ def summarise(
         'latency': latency,
         'worst': [{
             'episode': number, 'seed': scores['seed'] + number,
-            'success': episodes[number].success, 'return': episodes[number].total_reward,
+            'success': episodes[number].success if told else None,
+            'return': episodes[number].total_reward,
             'length': episodes[number].length, 'terminated': episodes[number].terminated,
             'first_q': episodes[number].q[0]} for number in worst(episodes)],
         'provenance': policy.provenance,

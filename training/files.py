@@ -25,10 +25,11 @@ def write_all(contents: Mapping[Path, bytes | memoryview]) -> None:
         contents: Path -> all of the file.
 
     Raises:
-        OSError: One cannot be written; what was there before is as it was.
+        OSError: One cannot be written; what was there before is as it was, unless the disk
+            itself failed between two renames.
     """
-    # Always the same: what a killed process left is written over.
-    temporary = {path: path.with_name(f'.{path.name}.unfinished') for path in contents}
+    # One that cannot be renamed over is found before the first is.
+    temporary = {path: _unfinished(path) for path in contents}
     try:
         for path, content in contents.items():
             with open(temporary[path], 'wb') as file:
@@ -40,3 +41,29 @@ def write_all(contents: Mapping[Path, bytes | memoryview]) -> None:
     finally:
         for unfinished in temporary.values():
             unfinished.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Find out before long work whether its result can be written.
+
+    Args:
+        path: The file; its folder exists. What is there stays as it is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    unfinished = _unfinished(path)
+    try:
+        unfinished.open('wb').close()
+        unfinished.unlink()
+    except OSError as error:
+        raise OSError(f'{path}: expected a place for a file, found that none can be written '
+                      f'there: {error.strerror}') from error
+
+
+def _unfinished(path: Path) -> Path:
+    """Return the temporary name of a file; raise IsADirectoryError where there is a folder."""
+    if path.is_dir():
+        raise IsADirectoryError(f'{path}: expected a file or nothing, found a folder')
+    # Always the same: what a killed process left is written over.
+    return path.with_name(f'.{path.name}.unfinished')

@@ -72,7 +72,9 @@ def picture(content: bytes, description: str, kind: str = 'png') -> str:
 
 
 def write(target: Path, title: str, parts: Iterable[str], numbers: dict[str, Any]) -> None:
-    """Write a page, and its numbers beside it as JSON: both or neither.
+    """Write a page, and its numbers beside it as JSON.
+
+    Neither gets its name before both are on the disk; still, two renames are not one.
 
     Args:
         target: The page; the numbers' file has the same name with .json.
