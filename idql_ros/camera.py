@@ -22,6 +22,10 @@ _MARKERS = 4096
 _NO_GL = (
     'expected OpenGL that draws without a screen (EGL); on Debian and Ubuntu: apt install libegl1 '
     'libegl-mesa0 libgl1-mesa-dri')
+# What a label may have: MuJoCo keeps 100 bytes for it, with one at the end.
+_LABEL_BYTES = 99
+# Markers shine by themselves, so much that the lights of a model do not change their colours.
+_EMISSION = 64.0
 
 
 class CameraError(ValueError):
@@ -110,7 +114,7 @@ class Camera:
         """Return a picture of the environment, (height, width, 3) uint8.
 
         Args:
-            markers: what is drawn into it; robots are transparent then.
+            markers: what is drawn into it, in its own colours; what moves is transparent then.
         """
         import mujoco
         model, data = _simulation(self._env)
@@ -135,7 +139,8 @@ class Camera:
         elif isinstance(marker, Label):
             geom = self._add(mujoco.mjtGeom.mjGEOM_LABEL, np.ones(4), marker.position, 0.1)
             if geom is not None:
-                geom.label = marker.text
+                # Its font knows no other letters.
+                geom.label = marker.text.encode('ascii', 'replace')[:_LABEL_BYTES].decode()
         else:
             points = np.asarray(marker.points, np.float64)
             for begin, end in zip(points[:-1], points[1:], strict=True):
@@ -150,9 +155,11 @@ class Camera:
         if self._scene.ngeom >= self._scene.maxgeom:
             return None
         geom = self._scene.geoms[self._scene.ngeom]
+        red, green, blue, alpha = colour
         mujoco.mjv_initGeom(
             geom, kind, np.full(3, size), np.asarray(position, np.float64), np.eye(3).ravel(),
-            np.asarray(colour, np.float32))
+            np.array([*(np.array([red, green, blue]) / _EMISSION), alpha], np.float32))
+        geom.emission, geom.specular = _EMISSION, 0.0
         self._scene.ngeom += 1
         return geom
 
@@ -248,6 +255,11 @@ def _new_gl(width: int, height: int) -> Any:
         gl = GLContext(width, height)
         gl.make_current()
     except Exception as error:  # PyOpenGL raises anything where a library is missing
+        chosen = os.environ.get('PYOPENGL_PLATFORM', 'egl')
+        if chosen.lower() != 'egl':
+            raise CameraError(
+                'expected PYOPENGL_PLATFORM, and MUJOCO_GL, which sets it, to be unset or egl, '
+                f'found {chosen}') from error
         raise CameraError(
             f'{_NO_GL}; found {type(error).__name__}: {" ".join(str(error).split())}') from error
     return gl

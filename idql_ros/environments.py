@@ -222,7 +222,9 @@ def goal(env: Any) -> Goal | None:
     unwrapped = env.unwrapped
     if hasattr(unwrapped, 'cur_goal_xy'):  # OGBench's mazes
         return Goal(np.array([*unwrapped.cur_goal_xy, 0.0]), unwrapped._goal_tol)
-    if hasattr(unwrapped, '_cube_target_mocap_ids'):  # OGBench's cubes: of the first one
+    # OGBench's single cube. Where there are more things, all have a goal, and not all are cubes.
+    if (hasattr(unwrapped, '_cube_target_mocap_ids')
+            and getattr(unwrapped, '_env_type', '') == 'single'):
         return Goal(unwrapped.data.mocap_pos[unwrapped._cube_target_mocap_ids[0]].copy(), 0.04)
     return None
 

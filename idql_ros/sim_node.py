@@ -58,7 +58,7 @@ class SimNode(Node):
         Raises:
             SpecError, PolicyError: the spec cannot be used.
             SimulationError, MessageError: the environment cannot be used with it.
-            CameraError, FilmError, OSError: it cannot be shown as asked.
+            CameraError, FilmError, ParameterException, OSError: it cannot be shown as asked.
         """
         super().__init__('sim_node', **kwargs)
         self._declare_parameters()
@@ -173,6 +173,7 @@ class SimNode(Node):
                 self._run_episode(episode, executor)
                 if rclpy.ok(context=self.context):
                     self._report(episode, results)
+                    self._view.end()  # a film that fails does not cost the result
                 episode += 1
 
     def _wait_for_policy(self, executor: SingleThreadedExecutor) -> None:
@@ -209,6 +210,8 @@ class SimNode(Node):
             if lock_step and robot.at_tick:
                 published_s = time.perf_counter()
                 action = self._wait_for_commands(executor)
+                if self._reset_asked:
+                    break
                 self._latencies_ms.append(1e3 * (time.perf_counter() - published_s))
                 self._view.await_candidates(executor)
             due_s = self._wait_until_due(due_s, executor)
@@ -221,7 +224,6 @@ class SimNode(Node):
                 continue
             self._view.show()
             robot.advance(action)
-        self._view.end(whole=robot.over or self._reset_asked)
 
     def _publish(self) -> None:
         stamp = Time(nanoseconds=self._robot.time_ns).to_msg()

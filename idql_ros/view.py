@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import time
 from typing import Any
 
 from idql_ros import camera
 from idql_ros import message as messages
 from idql_ros.environments import goal
-from idql_ros.film import Film, jpeg
+from idql_ros.film import Film, jpeg_encoder
 from idql_ros.simulated_robot import SimulatedRobot
 from idql_ros.topics import LATCHED
+from rclpy.exceptions import InvalidParameterValueException, NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.time import Time
@@ -43,28 +45,43 @@ class View:
 
         Raises:
             CameraError, FilmError: it cannot be had.
+            InvalidParameterValueException: a topic cannot have the name.
             OSError: the film cannot be written there.
         """
         self._node, self._robot = node, robot
-        self._window = camera.Window(robot.env) if parameters['window'] else None
-        self._camera = self._film = None
+        self._window = self._camera = self._film = None
         self._publishers: dict[type, Any] = {}
         self._candidates = MarkerArray()
         self._goal = node.create_publisher(MarkerArray, '~/goal', LATCHED)
         self._reached = False
         rate, path = parameters['image_rate'], parameters['film']
         self._rate = min(rate or _FILM_RATE, 1.0 / robot.step_seconds)
-        if not rate and not path:
-            return
-        size = parameters['image_width'], parameters['image_height']
-        self._camera = camera.Camera(robot.env, *size)
-        if path:
-            self._film = Film(path, self._rate * parameters['film_speed'], *size)
-        if rate:  # named as image_transport has it
-            for kind, name in ((Image, '~/image'), (CompressedImage, '~/image/compressed')):
-                self._publishers[kind] = node.create_publisher(kind, name, 1)
-        self._candidates_topic = parameters['candidates_topic']
-        node.create_subscription(MarkerArray, self._candidates_topic, self._keep, 1)
+        with contextlib.ExitStack() as stack:
+            if rate or path:
+                size = parameters['image_width'], parameters['image_height']
+                self._camera = camera.Camera(robot.env, *size)
+                stack.callback(self._camera.close)
+                self._candidates_topic = parameters['candidates_topic']
+                self._hear_candidates()
+            if rate:  # named as image_transport has it
+                self._jpeg = jpeg_encoder()
+                for kind, name in ((Image, '~/image'), (CompressedImage, '~/image/compressed')):
+                    self._publishers[kind] = node.create_publisher(kind, name, 1)
+            if path:
+                self._film = Film(path, self._rate * parameters['film_speed'], *size)
+                stack.callback(self._film.discard)
+            if parameters['window']:  # last: its thread must not be left behind
+                self._window = camera.Window(robot.env)
+                stack.callback(self._window.close)
+            self._made = stack.pop_all()
+
+    def _hear_candidates(self) -> None:
+        topic = self._candidates_topic
+        try:
+            self._node.create_subscription(MarkerArray, topic, self._keep, 1)
+        except NameValidationException as error:
+            raise InvalidParameterValueException(
+                'candidates_topic', topic, ' '.join(str(error).split())) from error
 
     def _keep(self, message: MarkerArray) -> None:
         self._candidates = message
@@ -99,21 +116,21 @@ class View:
         if (passed[0] < passed[1] or self._robot.step == 0) and self._is_seen():
             self._take()
 
-    def end(self, whole: bool) -> None:
-        """Show how an episode ended; the first one that is whole becomes the film."""
+    def end(self) -> None:
+        """Show how an episode ended that is whole; the first one becomes the film.
+
+        Raises:
+            FilmError: the film could not be written.
+        """
         self._note_success()
-        if self._film is not None and whole:
+        if self._film is not None:
             self._take()
-            self._film.finish()
-            self._film = None
+            film, self._film = self._film, None
+            film.finish()
 
     def close(self) -> None:
         """Leave nothing that is not whole."""
-        if self._film is not None:
-            self._film.discard()
-        for shown in (self._camera, self._window):
-            if shown is not None:
-                shown.close()
+        self._made.close()
 
     def _is_seen(self) -> bool:
         return self._film is not None or any(
@@ -130,7 +147,7 @@ class View:
         for kind, publisher in self._publishers.items():
             if publisher.get_subscription_count():
                 message = _image(picture) if kind is Image else CompressedImage(
-                    format='jpeg', data=array.array('B', jpeg(picture)))
+                    format='jpeg', data=array.array('B', self._jpeg(picture)))
                 message.header.frame_id = _CAMERA_FRAME
                 message.header.stamp = Time(nanoseconds=self._robot.time_ns).to_msg()
                 publisher.publish(message)
@@ -167,14 +184,19 @@ def _image(picture: Any) -> Image:
 
 
 def _shapes(markers: MarkerArray) -> list[camera.Marker]:
-    """Return what a camera draws of the markers of policy_node."""
+    """Return what a camera draws of the markers of policy_node, or of whoever sends some."""
     shapes: list[camera.Marker] = []
     for marker in markers.markers:
+        if marker.action != Marker.ADD:
+            continue
         points = [(point.x, point.y, point.z) for point in marker.points]
         place, size = marker.pose.position, marker.scale.x
         if marker.type == Marker.SPHERE_LIST:
+            # As RViz has it, where not every point has a colour of its own.
+            colours = (marker.colors if len(marker.colors) == len(points)
+                       else [marker.color] * len(points))
             shapes += [camera.Sphere(point, 0.5 * size, _colour(colour))
-                       for point, colour in zip(points, marker.colors, strict=True)]
+                       for point, colour in zip(points, colours, strict=True)]
         elif marker.type == Marker.LINE_STRIP:
             shapes.append(camera.Line(points, size, _colour(marker.color)))
         elif marker.type == Marker.TEXT_VIEW_FACING:

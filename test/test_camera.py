@@ -95,7 +95,35 @@ def test_markers_lie_where_they_are_said_to_be(seen):
 
 def test_more_markers_than_there_is_room_for_leave_the_rest_out(seen):
     _, camera = seen(MAZE, width=64, height=64)
-    camera.render([Sphere((10.0, 10.0, 2.0), 0.1, GREEN)] * 10_000)
+    other, green = Sphere((0.0, 0.0, 2.0), 0.1, (1.0, 0.0, 0.0, 1.0)), Sphere(
+        (10.0, 10.0, 2.0), 2.0, GREEN)
+    assert where_green(camera.render([other] * 3_000 + [green])) is not None
+    assert where_green(camera.render([other] * 10_000 + [green])) is None
+
+
+@pytest.mark.parametrize(('name', 'place', 'radius'), [
+    (MAZE, (10.0, 10.0, 2.5), 3.0), (TABLE, (0.3, 0.0, 0.3), 0.1),
+    ('Hopper-v5', (0.8, 0, 1), 0.2)])
+@pytest.mark.parametrize('colour', [(0.2, 0.3, 0.9), (1.0, 0.6, 0.1)])
+def test_markers_have_their_colours_whatever_the_light(seen, name, place, radius, colour):
+    _, camera = seen(name, width=120, height=90)
+    found = camera.render([Sphere(place, radius, (*colour, 1.0))]).reshape(-1, 3).astype(float)
+    near = np.all(np.abs(found - 255.0 * np.array(colour)) < 8.0, axis=1)
+    assert np.count_nonzero(near) > 30
+
+
+def test_what_moves_is_transparent_where_there_are_markers(seen):
+    env, camera = seen(MAZE, width=200, height=200)
+    geom = env.unwrapped.data.geom('pointbody')
+    inside = Sphere(geom.xpos, 0.5 * env.unwrapped.model.geom('pointbody').size[0], GREEN)
+    assert np.any(camera.render([inside]) != camera.render([Label(geom.xpos, '')]))
+
+
+@pytest.mark.parametrize('text', ['x' * 120, 'é' * 99])
+def test_a_label_that_is_too_long_is_cut(seen, text):
+    _, camera = seen(MAZE, width=64, height=64)
+    place = (10.0, 10.0, 2.5)
+    assert np.any(camera.render([Label(place, text)]) != camera.render([Label(place, '')]))
 
 
 @pytest.mark.parametrize('name', [MAZE, TABLE, 'Hopper-v5'])
@@ -161,6 +189,16 @@ def test_without_opengl_it_is_said_what_to_install():
         __EGL_VENDOR_LIBRARY_FILENAMES='/nowhere')
     assert 'apt install libegl1 libegl-mesa0 libgl1-mesa-dri' in told
     assert len(told.splitlines()) == 1
+
+
+def test_another_kind_of_opengl_that_was_asked_for_is_named():
+    told = run_without(
+        'from idql_ros.camera import Camera, CameraError\n'
+        'from idql_ros.environments import make\n'
+        "env = make('Hopper-v5')\n"
+        'try:\n    Camera(env)\nexcept CameraError as error:\n    print(error)\n',
+        PYOPENGL_PLATFORM='osmesa')
+    assert 'PYOPENGL_PLATFORM' in told and told.endswith('unset or egl, found osmesa\n')
 
 
 SHOW = """

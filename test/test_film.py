@@ -1,9 +1,10 @@
 """A film is there when it is whole, and shows the pictures that it was given."""
 
 import io
+import os
 import sys
 
-from idql_ros.film import Film, FilmError, jpeg
+from idql_ros.film import Film, FilmError, jpeg_encoder
 import numpy as np
 import pytest
 
@@ -61,6 +62,72 @@ def test_a_film_that_is_not_whole_leaves_the_one_before(tmp_path):
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b'the one before'
 
 
+@pytest.mark.parametrize('rate', [0.3, 7.5, 15.0, 30.0, 50.0])
+def test_a_gif_loses_no_time_where_its_hundredths_of_a_second_do_not_divide_evenly(
+        tmp_path, rate):
+    film = Film(tmp_path / 'film.gif', rate, 64, 48)
+    for step in range(18):
+        film.add(picture(step))
+    film.finish()
+    pictures, seconds = read(tmp_path / 'film.gif')
+    assert len(pictures) == 18 and seconds == pytest.approx(1.0 + 18 / rate, abs=0.006)
+
+
+@pytest.mark.parametrize(('name', 'rate'), [
+    ('film.gif', 0.001), ('film.gif', 50.1), ('film.mp4', 1e-4), ('film.mp4', 1001.0)])
+def test_a_rate_that_a_film_cannot_have_is_refused(tmp_path, name, rate):
+    with pytest.raises(FilmError, match=rf'expected 0\.1 to \d+ pictures .* found {rate:g}$'):
+        Film(tmp_path / name, rate, 64, 48)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gif_in_which_nothing_moves_for_longer_than_it_can_say_is_a_film_error(tmp_path):
+    film = Film(tmp_path / 'film.gif', 0.1, 64, 48)
+    for _ in range(70):
+        film.add(picture(0))
+    with pytest.raises(FilmError, match=r'film\.gif: expected that it can be written, found'):
+        film.finish()
+    film.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('ending', ['mp4', 'gif'])
+def test_a_full_disk_is_told_at_the_end_and_leaves_nothing(tmp_path, ending):
+    resource = pytest.importorskip('resource', reason='no limits on files here')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    film = Film(tmp_path / f'film.{ending}', 20.0, 256, 256)
+    noise = np.random.default_rng(0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        for _ in range(80):
+            film.add(noise.integers(0, 256, (256, 256, 3), np.uint8))
+        with pytest.raises(FilmError, match=rf'film\.{ending}: expected .* found .*too large'):
+            film.finish()
+        film.discard()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_films_of_one_name_do_not_disturb_each_other(tmp_path):
+    films = [Film(tmp_path / 'film.gif', 20.0, 64, 48) for _ in range(2)]
+    for number, film in enumerate(films):
+        for step in range(4):
+            film.add(picture(step + 5 * number))
+    films[0].finish()
+    assert np.array_equal(read(tmp_path / 'film.gif')[0][0], picture(0))
+    films[1].finish()
+    assert np.array_equal(read(tmp_path / 'film.gif')[0][0], picture(5))
+    assert os.listdir(tmp_path) == ['film.gif']
+
+
+def test_a_folder_of_that_name_is_refused(tmp_path):
+    (tmp_path / 'film.gif').mkdir()
+    with pytest.raises(FilmError, match='expected the name of a file, found a folder'):
+        Film(tmp_path / 'film.gif', 10.0, 64, 48)
+    assert os.listdir(tmp_path) == ['film.gif']
+
+
 @pytest.mark.parametrize('name', ['film.avi', 'film'])
 def test_another_kind_of_film_is_refused(tmp_path, name):
     with pytest.raises(FilmError, match=r'ends in \.mp4 or \.gif, found'):
@@ -81,6 +148,12 @@ def test_a_package_that_is_missing_is_told_with_what_to_install(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_pillow_there_is_no_jpeg_and_it_is_said_before_the_first(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'PIL', None)
+    with pytest.raises(FilmError, match='compressed images: expected pillow and av: pip install'):
+        jpeg_encoder()
+
+
 def test_a_jpeg_shows_its_picture():
-    found = np.asarray(Image.open(io.BytesIO(jpeg(picture(3)))))
+    found = np.asarray(Image.open(io.BytesIO(jpeg_encoder()(picture(3)))))
     assert np.mean(np.abs(found.astype(float) - picture(3))) < 6.0

@@ -155,7 +155,7 @@ def test_a_run_that_is_interrupted_leaves_no_part_of_a_film(driver, tmp_path):
                           'observations')
         if 'expected OpenGL' in process.output():
             pytest.skip('no OpenGL without a screen')
-        assert (tmp_path / '.film.mp4.unfinished').exists()
+        assert list(tmp_path.glob('.film.mp4.*.unfinished'))
         assert process.end() == 0
         assert 'Traceback' not in process.output()
     assert [path.name for path in tmp_path.iterdir()] == ['log']
@@ -163,6 +163,7 @@ def test_a_run_that_is_interrupted_leaves_no_part_of_a_film(driver, tmp_path):
 
 @pytest.mark.parametrize(('parameters', 'environment', 'expected'), [
     ({'film': 'film.avi'}, {}, r'ends in \.mp4 or \.gif'),
+    ({'film': 'film.mp4', 'candidates_topic': 'a b'}, {}, 'candidates_topic'),
     ({'image_rate': 5.0}, {'__EGL_VENDOR_LIBRARY_FILENAMES': '/nowhere'}, 'apt install libegl1'),
     ({'window': True}, {'DISPLAY': '', 'WAYLAND_DISPLAY': ''}, 'expected a display'),
 ])
@@ -201,6 +202,33 @@ def test_the_reset_service_starts_the_next_episode(driver, tmp_path):
         # Episodes never share a stamp: each has room for the longest.
         driver.spin_until(
             lambda: harness.stamp_ns(driver.seen[-1]) - before_ns > 50 * 10**9, 'the next episode')
+
+
+def test_a_reset_in_lock_step_is_no_wait_for_a_first_command(driver, tmp_path):
+    with harness.running(NODE, lock_step(), tmp_path / 'log') as process:
+        driver.spin_until(lambda: driver.seen, 'the first observation')
+        before_ns = harness.stamp_ns(driver.seen[-1])
+        assert driver.call(Trigger, '/sim_node/reset', Trigger.Request()).success
+        driver.spin_until(
+            lambda: harness.stamp_ns(driver.seen[-1]) - before_ns > 50 * 10**9, 'the next episode')
+        assert 'waiting for a first command' not in process.output()
+
+
+def test_a_film_that_fails_does_not_cost_the_result_of_its_episode(driver, tmp_path):
+    film = tmp_path / 'film.gif'
+    with harness.running(NODE, {
+        'spec': SPEC, 'film': film, 'episodes': 2, 'results_file': tmp_path / 'results',
+    }, tmp_path / 'log') as process:
+        driver.spin_until(lambda: len(driver.seen) > 3 or process.child.poll() is not None,
+                          'observations')
+        if 'expected OpenGL' in process.output():
+            pytest.skip('no OpenGL without a screen')
+        film.mkdir()  # it can no longer get its name
+        assert driver.call(Trigger, '/sim_node/reset', Trigger.Request()).success
+        assert process.child.wait(30) == 1
+        assert process.output().splitlines()[-1].count('film.gif: expected that it can be written')
+    assert json.loads((tmp_path / 'results').read_text())['episode'] == 0
+    assert {path.name for path in tmp_path.iterdir()} == {'film.gif', 'log', 'results'}
 
 
 def test_in_real_time_a_robot_without_commands_stops_by_itself(driver, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from idql_ros.simulated_robot import SimulatedRobot  # noqa: E402
 from idql_ros.spec import load  # noqa: E402
 from idql_ros.topics import LATCHED  # noqa: E402
 from idql_ros.view import View  # noqa: E402
+from rclpy.exceptions import InvalidParameterValueException  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import ColorRGBA  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
@@ -119,9 +121,10 @@ def test_a_rate_above_that_of_the_steps_gives_a_picture_a_step(robot, simulated,
 
 def test_no_picture_is_taken_where_nobody_looks(simulated, shown, monkeypatch):
     view = shown(image_rate=10.0)
-    monkeypatch.setattr(view, '_camera', None)  # taking one would fail
-    play(view, simulated, 3)
-    view.end(whole=True)
+    with monkeypatch.context() as changed:
+        changed.setattr(view, '_camera', None)  # taking one would fail
+        play(view, simulated, 3)
+        view.end()
     assert shown()._camera is None  # nor is it made ready where none is asked for
     play(shown(), simulated, 3)
 
@@ -131,7 +134,7 @@ def test_a_film_shows_the_whole_first_episode_and_no_other(simulated, shown, tmp
     view = shown(film=path, film_speed=4.0)
     play(view, simulated, 12)
     assert not path.exists()
-    view.end(whole=True)
+    view.end()
     with PIL.open(path) as film:
         # One a step, and the end. What moves 0.1 m is not seen in every picture, which then lasts.
         seconds = 0.0
@@ -141,14 +144,13 @@ def test_a_film_shows_the_whole_first_episode_and_no_other(simulated, shown, tmp
         assert seconds == pytest.approx(1.0 + 13 / 40.0, abs=0.1)  # hundredths of a second each
     written = path.read_bytes()
     play(view, simulated, 3)
-    view.end(whole=True)
+    view.end()
     assert path.read_bytes() == written and list(tmp_path.iterdir()) == [path]
 
 
 def test_of_an_episode_that_was_cut_off_there_is_no_film(simulated, shown, tmp_path):
     view = shown(film=tmp_path / 'film.mp4')
     play(view, simulated, 3)
-    view.end(whole=False)
     view.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -168,6 +170,17 @@ def test_candidates_are_drawn_while_they_are_of_now(robot, simulated, shown):
     assert not is_green(picture())
     publisher.publish(candidates(simulated.time_ns))
     robot.spin_until(lambda: view._candidates.markers, 'candidates')
+    assert is_green(picture())
+    # RViz draws in the marker's colour what has none of its own; what is deleted is not drawn.
+    for action, colours, drawn in ((Marker.ADD, 0, True), (Marker.ADD, 1, True),
+                                   (Marker.DELETE, 0, False)):
+        foreign = candidates(simulated.time_ns)
+        points = foreign.markers[0]
+        points.color, points.action = ColorRGBA(g=1.0, a=1.0), action
+        points.colors = [ColorRGBA(r=1.0, a=1.0)] * colours
+        view._keep(foreign)
+        assert is_green(picture()) == drawn
+    view._keep(candidates(simulated.time_ns))
     assert is_green(picture())
     for _ in range(9):  # two decisions later
         simulated.advance(np.zeros(2, np.float32))
@@ -203,7 +216,7 @@ def test_the_goal_is_there_for_who_comes_late_and_shows_that_it_is_reached(
     simulated.env.unwrapped.set_xy(expected.position[:2])
     simulated.advance(np.zeros(2, np.float32))
     assert simulated.over
-    view.end(whole=True)
+    view.end()
     robot.spin_until(lambda: len(found) == 2, 'the goal, reached')
     assert found[-1].markers[0].color.g > found[-1].markers[0].color.r
 
@@ -214,14 +227,36 @@ def test_the_goal_of_the_arm_is_where_the_cube_shall_be():
     expected = env.unwrapped.cur_task_info['goal_xyzs'][0]
     assert goal(env).position == pytest.approx(expected)
     env.close()
-    assert goal(make('Hopper-v5')) is None
+
+
+@pytest.mark.parametrize('name', [
+    'Hopper-v5', 'cube-double-singletask-task1-v0', 'scene-singletask-task1-v0'])
+def test_where_no_one_place_says_that_a_task_is_done_there_is_no_goal(name):
+    env = make(name)
+    env.reset(seed=0)
+    assert goal(env) is None
+    env.close()
 
 
 @pytest.mark.parametrize(('parameters', 'error', 'expected'), [
     ({'film': 'film.avi'}, FilmError, 'ends in'),
     ({'film': '/no/such/folder/film.mp4'}, OSError, 'No such file'),
+    ({'film': 'film.gif', 'image_rate': 10.0, 'film_speed': 10.0}, FilmError, 'found 100'),
+    ({'film': 'film.mp4', 'candidates_topic': 'a b'}, InvalidParameterValueException,
+     r'\(a b\).*must not contain'),
+    ({'film': 'film.mp4', 'window': True}, CameraError, 'expected a display'),
 ])
-def test_what_cannot_be_shown_is_refused_at_the_start(
-        robot, simulated, parameters, error, expected):
+def test_what_cannot_be_shown_is_refused_at_the_start_and_leaves_nothing(
+        robot, simulated, tmp_path, monkeypatch, parameters, error, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('DISPLAY', '')
+    monkeypatch.setenv('WAYLAND_DISPLAY', '')
     with pytest.raises(error, match=expected):
         View(robot.node, simulated, DEFAULTS | parameters)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_without_pillow_are_refused_at_the_start(robot, simulated, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'PIL', None)
+    with pytest.raises(FilmError, match='pip install pillow'):
+        View(robot.node, simulated, DEFAULTS | {'image_rate': 1.0})
