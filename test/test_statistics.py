@@ -10,6 +10,7 @@ from idql_ros.simulated_robot import SimulatedRobot
 import numpy as np
 import pytest
 import torch
+from training.drivers import WanderingDriver
 from training.export import export
 from training.idql import IDQL, IDQLConfig
 from training.statistics import summarise
@@ -111,17 +112,18 @@ def test_large_observations_have_fewer_prototypes():
 
 def drive(seed, steps):
     """Return where the maze's scripted driver is, tick by tick: (M, 2)."""
-    demo = pytest.importorskip('training.demo', reason='the demo needs ogbench and rosbags')
+    pytest.importorskip('ogbench', reason='ogbench is not installed')
     robot = SimulatedRobot(
         environments.make(MAZE, terminate_at_goal=False, max_episode_steps=steps + 1), ROBOT, seed)
-    driver = demo.Driver(robot.env, seed)
+    driver = WanderingDriver(robot.env)
     robot.reset(0)
-    robot.env.unwrapped.set_xy(driver.random_cell())
+    driver.seed(seed)
+    driver.begin(None, robot.info)
     positions, action = [], np.zeros(2, np.float32)
     for _ in range(steps):
         if robot.at_tick:
             positions.append(robot.env.unwrapped.get_xy())
-            action = driver.act(positions[-1])
+            action = 2.0 * np.clip(driver.act(None, robot.info), -1, 1).astype(np.float32)
         robot.advance(action)
     return np.array(positions, np.float32)
 
