@@ -177,6 +177,14 @@ def maze_cells(walls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.argwhere(free), np.argwhere(free & ~straight)
 
 
+def _way(maze: Any, goal: np.ndarray) -> np.ndarray:
+    """Return the direction (2,), of length 1, of the shortest path to a goal (2,) in m."""
+    position = maze.get_xy()
+    subgoal, _ = maze.get_oracle_subgoal(position, goal)
+    way = subgoal - position
+    return way / (np.linalg.norm(way) + 1e-6)
+
+
 class MazeDriver:
     """Follows the shortest path to random goals ("navigate") or to one nearby goal ("stitch").
 
@@ -209,10 +217,7 @@ class MazeDriver:
 
     def act(self, observation: np.ndarray, info: dict[str, Any]) -> np.ndarray:
         """Return an action (2,), not yet clipped."""
-        position = self._maze.get_xy()
-        subgoal, _ = self._maze.get_oracle_subgoal(position, self._maze.cur_goal_xy)
-        way = subgoal - position
-        return way / (np.linalg.norm(way) + 1e-6) + np.random.normal(0.0, MAZE_NOISE, 2)
+        return _way(self._maze, self._maze.cur_goal_xy) + np.random.normal(0.0, MAZE_NOISE, 2)
 
     def watch(self, info: dict[str, Any]) -> None:
         """Choose the next goal where this one is reached, and only one is not wanted."""
@@ -257,12 +262,9 @@ class WanderingDriver:
 
     def act(self, observation: Any, info: dict[str, Any]) -> np.ndarray:
         """Return an action (2,), not yet clipped."""
-        position = self._maze.get_xy()
-        if np.linalg.norm(position - self._goal) <= self._maze._goal_tol:
+        if np.linalg.norm(self._maze.get_xy() - self._goal) <= self._maze._goal_tol:
             self._choose_goal()
-        subgoal, _ = self._maze.get_oracle_subgoal(position, self._goal)
-        way = subgoal - position
-        return way / (np.linalg.norm(way) + 1e-6) + self._generator.normal(0.0, MAZE_NOISE, 2)
+        return _way(self._maze, self._goal) + self._generator.normal(0.0, MAZE_NOISE, 2)
 
     def watch(self, info: dict[str, Any]) -> None:
         """Need nothing: where it is shows at the next action."""
